@@ -1,0 +1,58 @@
+"""Packaging of mf_llm. The version lives in ``src/mf_llm/VERSION`` alone."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+EXTRAS = {
+    "train": ["peft>=0.17", "trl>=1.10"],
+    "eval": ["evaluate>=0.4.5", "scipy>=1.13", "rich>=13"],
+    "plot": ["matplotlib>=3.8"],
+    "endpoint": ["huggingface-hub[inference]>=1.0"],
+}
+EXTRAS["dev"] = sorted(
+    {requirement for name in ("eval", "plot") for requirement in EXTRAS[name]}
+    | {"peft>=0.17", "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6"}
+)
+
+setup(
+    name="mf-llm",
+    version=(ROOT / "src/mf_llm/VERSION").read_text().strip(),
+    description="Mean-field simulation of how a population reacts to an event, measured against real people.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    author="The mf_llm authors",
+    keywords="mean field, social simulation, language models, population, information bottleneck",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    include_package_data=False,
+    package_data={
+        "mf_llm": ["VERSION", "data/**/*", "metrics/**/*.md"],
+    },
+    entry_points={"console_scripts": ["mf-llm=mf_llm.cli:main"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.21,<6",
+        "accelerate>=1.0",
+        "datasets>=4.0",
+        "huggingface-hub>=1.0",
+        "safetensors>=0.4.3",
+        "numpy>=1.26",
+        "pyarrow>=16",
+        "tqdm>=4.66",
+        "typer>=0.15",
+    ],
+    extras_require=EXTRAS,
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,53 @@
+"""mf_llm: mean-field simulation of how a population reacts to an event, measured against real people.
+
+Names are imported on first use, so that ``import mf_llm`` stays cheap and the command line can print its help
+without loading torch. The Auto classes of transformers learn about the checkpoints of this package as soon as they
+are imported (see `mf_llm._auto_registration`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from mf_llm._auto_registration import register_when_transformers_is_imported
+
+__version__ = (Path(__file__).parent / "VERSION").read_text().strip()
+
+_PUBLIC_NAMES = {
+    "Event": "mf_llm.events",
+    "Turn": "mf_llm.events",
+    "load_events": "mf_llm.events",
+    "iter_events": "mf_llm.events",
+    "packaged_events": "mf_llm.events",
+    "InputError": "mf_llm.errors",
+    "MFLLMConfig": "mf_llm.models",
+    "MFLLMForSimulation": "mf_llm.models",
+    "MFLLMProcessor": "mf_llm.models",
+    "MFLLMOutput": "mf_llm.models",
+    "SimulationConfig": "mf_llm.simulation",
+    "Rollout": "mf_llm.simulation",
+    "simulate": "mf_llm.simulation",
+    "load_metric": "mf_llm.metrics",
+    "evaluate_rollouts": "mf_llm.evaluation",
+    "EvaluationReport": "mf_llm.evaluation",
+    "plot_trajectory": "mf_llm.evaluation",
+}
+
+__all__ = ["__version__", *_PUBLIC_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC_NAMES:
+        value = getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'mf_llm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+register_when_transformers_is_imported()

@@ -1,0 +1,1 @@
+"""Events: what happened, to whom, in which order; reading, checking and splitting them."""
