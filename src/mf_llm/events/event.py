@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mf_llm.events.validation import validate_event
+from mf_llm.events.values import plain_mapping, to_float, to_int, to_seconds
+
 State = Mapping[str, Any] | str
 
 
@@ -15,11 +18,13 @@ State = Mapping[str, Any] | str
 class Turn:
     """One person's reaction, at their real place in time.
 
+    A turn is checked when it becomes part of an `Event`; the field names of errors then tell which turn it was.
+
     Attributes:
-        state: the profile of the person: a mapping of plain values, or a text. Empty if nothing is known.
+        state: the profile of the person: a mapping of texts, numbers and booleans, or a text; empty if unknown.
         action: what the person wrote; empty for a choice without words.
         labels: dimension name -> category. A dimension that is absent was not labelled.
-        time: seconds since 1970-01-01 UTC, or None.
+        time: seconds since 1970-01-01 UTC, or None; a `datetime` or ISO 8601 text is converted (UTC if no zone).
         parent: index of the turn this one answers, or None (an answer to the topic).
         kind: how the reaction came about ("post", "retweet", ...), or None.
         wave: name of the survey wave, or None.
@@ -41,10 +46,18 @@ class Turn:
     person: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # Equal content must be equal in every respect (and hash alike), whichever number types the source used.
+        for name, convert in _TURN_CONVERSIONS:
+            object.__setattr__(self, name, convert(getattr(self, name)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """A topic and the population that reacts to it.
+
+    Lists are accepted where tuples are stored. Every event, read from a file or made in Python, is checked by
+    `mf_llm.events.validate_event` when it is made, so that no other code has to.
 
     Attributes:
         event_id: unique within its data set.
@@ -57,6 +70,9 @@ class Event:
         story: the news event a thread belongs to (for story-disjoint subsets).
         veracity: known only afterwards; never shown to a model.
         extra: further fields of the source, kept but never shown to a model.
+
+    Raises:
+        EventError: naming the field (such as ``turns[3].labels.stance``) that is not valid.
     """
 
     event_id: str
@@ -72,6 +88,19 @@ class Event:
     story: str | None = None
     veracity: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.turns, list):
+            object.__setattr__(self, "turns", tuple(self.turns))
+        if isinstance(self.dimensions, Mapping):
+            dimensions = {
+                name: tuple(categories) if isinstance(categories, list) else categories
+                for name, categories in self.dimensions.items()
+            }
+            object.__setattr__(self, "dimensions", dimensions)
+        object.__setattr__(self, "block", to_int(self.block))
+        object.__setattr__(self, "extra", plain_mapping(self.extra))
+        validate_event(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The event as one JSON object of the documented event format (absent values left out)."""
@@ -97,9 +126,19 @@ class Event:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+_TURN_CONVERSIONS = (
+    ("state", plain_mapping),
+    ("labels", plain_mapping),
+    ("extra", plain_mapping),
+    ("time", to_seconds),
+    ("weight", to_float),
+    ("parent", to_int),
+)
+
+
 def _turn_to_dict(turn: Turn) -> dict[str, Any]:
     record: dict[str, Any] = {
-        "time": turn.time,
+        "time": int(turn.time) if turn.time is not None and turn.time.is_integer() else turn.time,
         "wave": turn.wave,
         "state": turn.state if isinstance(turn.state, str) else dict(turn.state),
         "action": turn.action,

@@ -1,0 +1,181 @@
+"""The command line ``mf-llm``: reads arguments, calls `mf_llm.commands`, turns errors into exit codes.
+
+Exit codes: 0 done; 2 something the user gave is not usable (one line says what and where); 1 a fault of ours;
+130 interrupted (what was finished is kept).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mf_llm.errors import InputError
+
+app = typer.Typer(
+    help="Simulate how a population reacts to an event, and measure how far that is from what people did.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Split = StrEnum("Split", {name: name for name in ("train", "validation", "test")})
+Signal = StrEnum("Signal", {name: name for name in ("text", "statistics", "both", "none", "recent", "popular")})
+Readout = StrEnum("Readout", {name: name for name in ("exact", "sampled")})
+Dtype = StrEnum("Dtype", {name: name for name in ("auto", "float32", "bfloat16", "float16")})
+
+Events = Annotated[
+    str,
+    typer.Argument(
+        metavar="EVENTS",
+        help="A file of events (JSONL, JSONL.gz, Parquet, CSV), a folder of them, the name of a packaged event, or a "
+        "data set id on the Hub.",
+    ),
+]
+
+
+@app.command()
+def simulate(
+    events: Events,
+    output: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/NAME-OF-EVENTS]")] = None,
+    split: Annotated[Split | None, typer.Option(help="Only events of this split.")] = None,
+    event: Annotated[list[str] | None, typer.Option(help="Only the event with this id (repeatable).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many events of each data set.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint or causal language model: folder or Hub id.  [default: the backbone]"),
+    ] = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Weights; auto is bfloat16 where the machine is fast in it.")
+    ] = Dtype.auto,
+    signal: Annotated[Signal, typer.Option(help="What people see of the population.")] = Signal.text,
+    readout: Annotated[
+        Readout, typer.Option(help="Probabilities of all options, or one drawn action.")
+    ] = Readout.exact,
+    anchored: Annotated[bool, typer.Option("--anchored", help="Perturb the warm-up's shares instead.")] = False,
+    agents_per_step: Annotated[int, typer.Option(min=1, help="People who act together.")] = 16,
+    people_per_wave: Annotated[
+        int | None, typer.Option(min=1, help="Simulate a sample of this many people of a step (for large waves).")
+    ] = None,
+    warm_up: Annotated[
+        str | None,
+        typer.Option(help="Real actions fed in first, or the last warm-up wave.  [default: the protocol's choice]"),
+    ] = None,
+    max_actions: Annotated[
+        int | None, typer.Option(min=1, help="Actions of an event, warm-up included.  [default: 304; surveys: all]")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Bound of a person's text, in tokens.")] = None,
+    signal_max_tokens: Annotated[int | None, typer.Option(min=1, help="Bound of a signal, in tokens.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, one rollout each.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the run folder.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print steps, tokens and time, and stop.")] = False,
+) -> None:
+    """Simulate events: warm-up on real actions, rollout on simulated ones."""
+    from mf_llm.commands.simulate_events import SimulateRequest, run_simulate
+
+    run_simulate(
+        SimulateRequest(
+            events=events,
+            output=output,
+            split=split.value if split else None,
+            event_ids=tuple(event or ()),
+            limit=limit,
+            model=model,
+            dtype=dtype.value,
+            seeds=tuple(range(seed, seed + seeds)),
+            resume=resume,
+            dry_run=dry_run,
+            options={
+                "signal": signal.value,
+                "readout": readout.value,
+                "anchored": anchored,
+                "agents_per_step": agents_per_step,
+                "max_people_per_step": people_per_wave,
+                "warm_up": int(warm_up) if warm_up is not None and warm_up.isdigit() else warm_up,
+                "max_actions": max_actions,
+                "max_new_tokens": max_new_tokens,
+                "signal_max_tokens": signal_max_tokens,
+            },
+        )
+    )
+
+
+@app.command()
+def evaluate(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder of `mf-llm simulate`.")],
+    events: Annotated[
+        str | None, typer.Option(help="Where the real events are.  [default: where the run found them]")
+    ] = None,
+    plots: Annotated[bool, typer.Option(help="Draw each event's trajectory into RUN_DIR/plots.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Score a run against what people really did."""
+    from mf_llm.commands.evaluate_run import run_evaluate
+
+    run_evaluate(run_dir, events=events, plots=plots, seed=seed)
+
+
+@app.command()
+def compare(
+    events: Events,
+    output: Annotated[Path, typer.Option(help="Folder for results.csv and summary.json.")] = Path("runs/compare"),
+    methods: Annotated[str, typer.Option(help="Comma-separated methods.")] = "uniform,prior,carry,last",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Compare methods on the test events, side by side (methods without a language model)."""
+    from mf_llm.commands.compare_methods import run_compare
+
+    run_compare(
+        events, methods=[name.strip() for name in methods.split(",") if name.strip()], output=output, seed=seed
+    )
+
+
+def _version(value: bool) -> None:
+    if value:
+        from mf_llm import __version__
+
+        typer.echo(f"mf-llm {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of ``mf-llm``."""
+    try:
+        app()
+    except InputError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; finished steps are kept; go on with --resume", 130)
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is not installed; install the extra that needs it: pip install 'mf-llm[eval,plot]'", 1)
+    except OSError as error:
+        _fail(f"{error}; what was written before is kept", 1)
+    except Exception as error:
+        if os.environ.get("MF_LLM_DEBUG"):
+            raise
+        _fail(f"{type(error).__name__}: {error} (a fault of mf-llm; MF_LLM_DEBUG=1 shows where)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    line = " ".join(message.split())
+    print(f"mf-llm: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""``mf-llm simulate``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mf_llm.errors import InputError
+from mf_llm.evaluation.forecasters import Training
+from mf_llm.evaluation.protocol import MAX_LABELLED, Windows, choose_windows, labelled_length
+from mf_llm.events import Event, load_event_sets
+from mf_llm.models.default_backbone import DEFAULT_BACKBONE
+from mf_llm.simulation.estimate import Estimate, estimate, remember_speed, remembered_speed
+from mf_llm.simulation.rollout import write_json
+from mf_llm.simulation.simulation_config import SimulationConfig
+from mf_llm.simulation.steps import Plan, plan_simulation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateRequest:
+    """What the command line asked for; `options` are fields of `SimulationConfig`."""
+
+    events: str
+    output: Path | None = None
+    split: str | None = None
+    event_ids: tuple[str, ...] = ()
+    limit: int | None = None
+    model: str | None = None
+    dtype: str = "auto"
+    seeds: tuple[int, ...] = (0,)
+    resume: bool = False
+    dry_run: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """The events of one data set that are simulated alike."""
+
+    data_set: str
+    config: SimulationConfig
+    events: list[Event]
+    plans: list[Plan]
+    skipped: list[str]
+
+
+def run_simulate(request: SimulateRequest) -> None:
+    """Plans, estimates, loads the model, simulates, and says where the run folder is."""
+    sets = load_event_sets(request.events)
+    _check_event_ids(request, sets)
+    jobs = [_job(name, events, request) for name, events in sets.items()]
+    for reason in [reason for job in jobs for reason in job.skipped][:5]:
+        print(f"left out: {reason}", file=sys.stderr)
+    n_skipped = sum(len(job.skipped) for job in jobs)
+    if n_skipped > 5:
+        print(f"left out: {n_skipped - 5} more", file=sys.stderr)
+    jobs = [job for job in jobs if job.events]
+    if not jobs:
+        raise InputError(
+            f"`EVENTS` must hold an event that can be simulated like this, got none in {request.events} "
+            f"({n_skipped} left out); change --split, --event or --warm-up."
+        )
+    model_name = request.model or DEFAULT_BACKBONE
+    speed = remembered_speed(model_name, request.dtype)
+    total = Estimate.total([estimate(job.events, job.plans, job.config) for job in jobs for _ in request.seeds])
+    print(total.describe(model_name, speed, n_seeds=len(request.seeds)))
+    if request.dry_run:
+        return
+    output = request.output or Path("runs") / _default_name(request.events)
+    output.mkdir(parents=True, exist_ok=True)
+    if (output / "run.json").exists() and not request.resume:
+        raise InputError(
+            f"`--output` must be a new folder, but {output} holds a run already; nothing was overwritten; go on with "
+            "it with --resume, or name another folder."
+        )
+    write_json(output / "run.json", _run_record(request, model_name, jobs))
+    _simulate(request, model_name, jobs, output)
+
+
+def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], output: Path) -> None:
+    import time
+
+    from mf_llm.models.loading import load_model_and_processor
+    from mf_llm.simulation.run_tables import write_run_tables
+    from mf_llm.simulation.runner import simulate
+
+    model, processor = load_model_and_processor(model_name, dtype=request.dtype)
+    start, tokens, failed = time.perf_counter(), Estimate(), 0
+    rollouts = []
+    for job in jobs:
+        for seed in request.seeds:
+            config = replace(job.config, seed=seed)
+            done = simulate(
+                model,
+                processor,
+                job.events,
+                config,
+                output=output,
+                resume=request.resume,
+                data_set=job.data_set,
+            )
+            rollouts += done
+            tokens += Estimate.of_rollouts(done)
+            failed += sum(rollout.n_failed for rollout in done)
+    write_run_tables(output, rollouts)
+    seconds = time.perf_counter() - start
+    if not request.resume:
+        remember_speed(model_name, request.dtype, tokens, seconds)
+    people = sum(len(rollout.simulated()) for rollout in rollouts)
+    print(
+        f"{len(rollouts)} rollouts, {people} people simulated in {seconds:.0f} s ({people / seconds:.1f} people/s), "
+        f"{failed} failed generations.\nRun folder: {output}\nScore it: mf-llm evaluate {shlex.quote(str(output))}"
+    )
+
+
+def _job(name: str, events: list[Event], request: SimulateRequest) -> _Job:
+    dimension = next((d for event in events for d in event.dimensions), None)
+    windows = choose_windows(events, dimension) if dimension is not None else None
+    options = dict(request.options)
+    surveys = windows is not None and windows.waves
+    if options.get("warm_up") is None and windows is not None and not surveys:
+        options["warm_up"] = windows.warm_up
+    if options.get("max_actions") is None and not surveys:
+        options["max_actions"] = MAX_LABELLED
+    config = SimulationConfig(**options)
+    if config.anchored and dimension is not None and windows is not None:
+        categories = next(event.dimensions[dimension] for event in events if dimension in event.dimensions)
+        training = Training(events, windows, dimension, categories)
+        prior = {category: float(p) for category, p in zip(categories, training.prior, strict=True)}
+        config = replace(config, anchor_prior=prior, anchor_strength=training.alpha)
+    chosen, plans, skipped = [], [], []
+    for event in events:
+        if request.split is not None and event.split != request.split:
+            continue
+        if request.event_ids and event.event_id not in request.event_ids:
+            continue
+        if request.limit is not None and len(chosen) == request.limit:
+            break
+        reason = None if request.event_ids else _too_short(event, windows, dimension, request)
+        if reason is None:
+            try:
+                plans.append(plan_simulation(event, config))
+                chosen.append(event)
+            except InputError as error:
+                if request.event_ids or len(events) == 1:
+                    raise
+                reason = str(error)
+        if reason is not None:
+            skipped.append(reason)
+    return _Job(data_set=name, config=config, events=chosen, plans=plans, skipped=skipped)
+
+
+def _too_short(event: Event, windows: Windows | None, dimension: str | None, request: SimulateRequest) -> str | None:
+    """Why an event could not be judged, where the protocol chose the warm-up; None if it can."""
+    if windows is None or windows.waves or dimension is None or request.options.get("warm_up") is not None:
+        return None
+    needed, length = windows.warm_up + windows.window, labelled_length(event, dimension)
+    if length == 0 or length >= needed:
+        return None
+    return f"{event.event_id}: has {length} labelled actions, and one window needs {needed}"
+
+
+def _check_event_ids(request: SimulateRequest, sets: dict[str, list[Event]]) -> None:
+    known = {event.event_id for events in sets.values() for event in events}
+    for event_id in request.event_ids:
+        if event_id not in known:
+            raise InputError(
+                f"`--event` must be the id of an event in {request.events}, got {event_id!r}; there are {len(known)}, "
+                f"such as {sorted(known)[0]!r}."
+            )
+
+
+def _run_record(request: SimulateRequest, model_name: str, jobs: Sequence[_Job]) -> dict[str, Any]:
+    source = Path(request.events)
+    return {
+        "events": str(source.resolve()) if source.exists() else request.events,
+        "model": model_name,
+        "dtype": request.dtype,
+        "seeds": list(request.seeds),
+        "data_sets": {
+            job.data_set: {
+                "config": job.config.to_dict(),
+                "events": {event.event_id: event.content_hash() for event in job.events},
+                "left_out": job.skipped,
+            }
+            for job in jobs
+        },
+    }
+
+
+def _default_name(events: str) -> str:
+    return Path(events).name.split(".")[0] or "events"

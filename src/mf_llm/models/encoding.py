@@ -1,0 +1,150 @@
+"""Tokenising what people wrote, so that it stays data: no control token can come out of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ELLIPSIS = "…"
+# A token covers at most this many characters in practice (runs of spaces are the longest): longer texts are cut before
+# they are tokenised, so that a text of ten megabytes costs no more than its part that can be kept.
+_CHARACTERS_PER_TOKEN = 16
+_TURN_MARKER = re.compile(r"<<?[|/｜]{0,2}[\w▁]+(?:[ \-][\w▁]+)*[|/｜]{0,2}>>?|\[/?[A-Z_]{2,}\]")
+
+
+class DataEncoder:
+    """Encodes text of others with one tokenizer.
+
+    An added token (declared special or not: ``<|im_end|>``, ``<think>``) can open or close a chat turn, so none may
+    come out of data. Where the tokenizer would make one, the text is split inside it and the two halves are tokenised
+    apart: the tokens spell the same characters, but they are ordinary tokens. Whitespace tokens stay. Turn markers
+    that a template spells in ordinary tokens (``[/INST]`` of some models) cannot be split that way; a space is put
+    behind their first character.
+
+    Args:
+        tokenizer: any tokenizer of transformers.
+        template_text: the literal text of a rendered chat template without its contents; turn markers are looked up
+            in it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template_text: str = "") -> None:
+        self.tokenizer = tokenizer
+        self.markers = sorted({m.group() for m in _TURN_MARKER.finditer(template_text)} - set(self._added_contents))
+
+    @cached_property
+    def _added_contents(self) -> list[str]:
+        return [token.content for token in self.tokenizer.added_tokens_decoder.values()]
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Ids that may not come out of data: added tokens and special tokens other than whitespace and unknown."""
+        tokens = self.tokenizer.added_tokens_decoder
+        control = {index for index, token in tokens.items() if token.content.strip()} | set(
+            self.tokenizer.all_special_ids
+        )
+        unknown = self.tokenizer.unk_token_id
+        # The unknown token stands for characters the vocabulary lacks; unless it doubles as the end token (GPT-2) it
+        # controls nothing.
+        if unknown is not None and unknown not in (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id):
+            control.discard(unknown)
+        return frozenset(control)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` with no control token among them."""
+        for marker in self.markers:
+            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+        return self._encode_clean(text)
+
+    def encode_bounded(self, text: str, max_tokens: int) -> list[int]:
+        """As `encode`, but at most `max_tokens` ids; a longer text is cut and ends in an ellipsis.
+
+        Args:
+            text: any text.
+            max_tokens: at least 1.
+        """
+        limit = max_tokens * _CHARACTERS_PER_TOKEN
+        ids = self.encode(text[:limit])
+        if len(ids) <= max_tokens and len(text) <= limit:
+            return ids
+        mark = self.encode(ELLIPSIS)
+        if len(mark) >= max_tokens:
+            return ids[:max_tokens]
+        return self._whole_characters(ids[: max_tokens - len(mark)]) + mark
+
+    def _whole_characters(self, ids: list[int]) -> list[int]:
+        """Drops a character that was cut in the middle of its bytes (at most 4 tokens)."""
+        for dropped in range(min(4, len(ids))):
+            kept = ids[: len(ids) - dropped]
+            if not self.tokenizer.decode(kept[-8:]).endswith("�"):
+                return kept
+        return ids
+
+    def _encode_clean(self, text: str) -> list[int]:
+        if not text:
+            return []
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=self.tokenizer.is_fast)
+        ids: list[int] = encoding["input_ids"]
+        position = next((i for i, index in enumerate(ids) if index in self.control_ids), None)
+        if position is None:
+            return ids
+        if len(text) == 1:
+            return []  # a control token of one character: it has no other spelling
+        if self.tokenizer.is_fast:
+            start, end = encoding["offset_mapping"][position]
+            cut = start + max(1, (end - start) // 2) if end > start else len(text) // 2
+            cut = min(max(cut, 1), len(text) - 1)
+        else:
+            cut = len(text) // 2
+        return self._encode_clean(text[:cut]) + self._encode_clean(text[cut:])
+
+
+def one_line(text: str) -> str:
+    """`text` on a single line, so that it cannot look like a heading of the prompt."""
+    return " ".join(text.split())
+
+
+def share_budget(lengths: Sequence[int], budget: int) -> list[int]:
+    """How many tokens each field may keep so that together they fit: the longest are cut first, to one level.
+
+    Args:
+        lengths: tokens of each field.
+        budget: tokens for all of them.
+
+    Returns:
+        As many numbers as fields, each at most the field's length, with a sum of at most `budget`.
+    """
+    if sum(lengths) <= budget:
+        return list(lengths)
+    kept = [0] * len(lengths)
+    left, open_fields = max(budget, 0), sorted(range(len(lengths)), key=lambda i: lengths[i])
+    while open_fields:
+        level = left // len(open_fields)
+        shortest = open_fields.pop(0)
+        kept[shortest] = min(lengths[shortest], level)
+        left -= kept[shortest]
+    return kept
+
+
+def newest_that_fit(lines: Iterable[list[int]], budget: int) -> list[list[int]]:
+    """The last of `lines` (oldest first) whose tokens fit into `budget` together, in their order."""
+    kept: list[list[int]] = []
+    for ids in reversed(list(lines)):
+        if len(ids) > budget:
+            break
+        budget -= len(ids)
+        kept.append(ids)
+    return kept[::-1]
+
+
+def template_arguments() -> dict[str, Any]:
+    """Fixed answers to what chat templates ask for: no thinking, no tools, and the same date on every day."""
+    return {
+        "enable_thinking": False,
+        "date_string": "1 January 2025",
+        "strftime_now": lambda _format: "1 January 2025",
+    }

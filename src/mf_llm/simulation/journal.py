@@ -1,0 +1,156 @@
+"""The journal of a run: each finished step is on disk before the next begins."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+from mf_llm.errors import InputError
+from mf_llm.simulation.rollout import ActionRow, StepRow
+
+JOURNAL = "journal.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedStep:
+    """What one step leaves behind.
+
+    Attributes:
+        step: its row.
+        actions: its action rows.
+        signal: what the mean-field model wrote after it (for the next step), or None.
+        signal_failure: why there is none.
+        seconds: how long it took (never part of a rollout: it differs between equal runs).
+    """
+
+    step: StepRow
+    actions: tuple[ActionRow, ...]
+    signal: str | None
+    signal_failure: str | None
+    seconds: float = 0.0
+
+
+class Journal:
+    """Appends finished steps to ``journal.jsonl`` and reads them back after a crash.
+
+    The first line says what is being made; a run with other settings may not go on with it. A line that a crash cut
+    short is dropped.
+
+    Args:
+        folder: where the rollout will be saved.
+        header: what is being made (the rollout's metadata).
+        resume: go on with what is there; without it an existing journal or rollout is an error.
+
+    Raises:
+        InputError: if something is there and `resume` is False, or what is there was made with other settings.
+    """
+
+    def __init__(self, folder: Path, header: Mapping[str, Any], *, resume: bool) -> None:
+        self.folder, self.path = folder, folder / JOURNAL
+        self.finished: list[FinishedStep] = []
+        self._header = json.loads(json.dumps(header))
+        self._file: IO[bytes] | None = None
+        if not resume and (self.path.exists() or (folder / "rollout.json").exists()):
+            raise InputError(
+                f"`output` must be a new folder, but {folder} holds a rollout already; nothing was overwritten; use "
+                "--resume (resume=True) to go on with it, or name another folder."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        length = self._read() if self.path.exists() else 0
+        self._file = self.path.open("ab")
+        if self._file.tell() > length:
+            self._file.truncate(length)
+        if length == 0:
+            self._append(self._header)
+
+    def append(self, finished: FinishedStep) -> None:
+        """Writes one finished step and waits until it is on the disk."""
+        self._append(
+            {
+                "step": asdict(finished.step),
+                "actions": [list(asdict(row).values()) for row in finished.actions],
+                "signal": finished.signal,
+                "signal_failure": finished.signal_failure,
+                "seconds": round(finished.seconds, 3),
+            }
+        )
+
+    def close(self, *, remove: bool = False) -> None:
+        """Closes the file; removes it once the rollout itself is saved."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if remove:
+            self.path.unlink(missing_ok=True)
+
+    @staticmethod
+    def discard(folder: Path) -> None:
+        """Removes the journal of a rollout that is saved (a crash between the two leaves it behind)."""
+        (folder / JOURNAL).unlink(missing_ok=True)
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        if self._file is None:
+            raise RuntimeError("The journal is closed.")
+        self._file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self) -> int:
+        """Reads whole lines; returns how many bytes they are."""
+        length = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    record = json.loads(line)
+                    if number == 0:
+                        check_same_run(self._header, record, self.folder)
+                    else:
+                        self.finished.append(_finished(record))
+                except (json.JSONDecodeError, TypeError, KeyError) as error:
+                    raise InputError(
+                        f"{self.path}, line {number + 1}: is not a line of a journal ({error}); the run cannot be "
+                        "resumed; move the folder away and start anew."
+                    ) from error
+                length += len(line)
+        return length
+
+
+def check_same_run(header: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
+    """Refuses to mix two runs.
+
+    Raises:
+        InputError: naming the first setting that differs.
+    """
+    for key in sorted(set(header) | set(found) - {"n_failed"}):
+        if key == "n_failed" or header.get(key) == found.get(key):
+            continue
+        ours, theirs = header.get(key), found.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            inner = next(k for k in sorted(set(ours) | set(theirs)) if ours.get(k) != theirs.get(k))
+            key, ours, theirs = f"{key}.{inner}", ours.get(inner), theirs.get(inner)
+        raise InputError(
+            f"`resume` must go on with the same run, but {folder} was made with {key} = {theirs!r} and now it is "
+            f"{ours!r}; mixing them would give a rollout that nobody could repeat; use the same settings or another "
+            "folder."
+        )
+
+
+def _finished(record: Mapping[str, Any]) -> FinishedStep:
+    names = [f.name for f in fields(ActionRow)]
+    return FinishedStep(
+        step=StepRow(**_tuples(record["step"])),
+        actions=tuple(ActionRow(**_tuples(dict(zip(names, row, strict=True)))) for row in record["actions"]),
+        signal=record["signal"],
+        signal_failure=record["signal_failure"],
+        seconds=record["seconds"],
+    )
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}

@@ -1,0 +1,169 @@
+"""The population signal: what people see of what others have done."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mf_llm.events import Event
+from mf_llm.models.encoding import one_line
+from mf_llm.models.prompts import NO_SIGNAL_YET
+from mf_llm.simulation.rollout import FAILED, REAL, ActionRow
+
+RECENT, POPULAR, POPULAR_POOL = 5, 5, 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Weighted shares of one step or of all so far.
+
+    Attributes:
+        n_people: people counted.
+        total: ``[K]`` sums of weights per category.
+    """
+
+    n_people: int
+    total: tuple[float, ...]
+
+    @property
+    def normalised(self) -> tuple[float, ...] | None:
+        """``[K]`` shares, or None where nothing was counted."""
+        weight = sum(self.total)
+        return tuple(value / weight for value in self.total) if weight > 0 else None
+
+
+def count_shares(rows: Sequence[ActionRow], categories: Sequence[str]) -> Shares:
+    """Shares of the categories among `rows`: probabilities where a row has them, its label otherwise; failures not."""
+    total = np.zeros(len(categories))
+    counted = 0
+    for row in rows:
+        if row.source == FAILED:
+            continue
+        if row.probabilities is not None:
+            total += row.weight * np.asarray(row.probabilities)
+        elif row.label is not None:
+            total[list(categories).index(row.label)] += row.weight
+        else:
+            continue
+        counted += 1
+    return Shares(n_people=counted, total=tuple(float(value) for value in total))
+
+
+class PopulationHistory:
+    """What people have done so far, as far as signals need it; memory does not grow with the number of steps.
+
+    Args:
+        event: the event (followers and echoes of warm-up turns come from it).
+        categories: K category names, or ().
+        dimension: what the categories are called, or None.
+    """
+
+    def __init__(self, event: Event, categories: Sequence[str], dimension: str | None) -> None:
+        self.categories, self.dimension = tuple(categories), dimension
+        self._event = event
+        self._echoes: Counter[int] = Counter()
+        self._last: deque[ActionRow] = deque(maxlen=POPULAR_POOL)
+        self._all = np.zeros(len(self.categories))
+        self._n = 0
+        self.latest: Shares | None = None
+        self.before: Shares | None = None
+
+    def observe(self, rows: Sequence[ActionRow]) -> None:
+        """Takes in the actions of a finished step."""
+        done = [row for row in rows if row.source != FAILED]
+        for row in done:
+            # Who answers whom is known of real turns only, and only of those before the end of the warm-up.
+            parent = self._event.turns[row.turn].parent if row.source == REAL else None
+            if parent is not None:
+                self._echoes[parent] += 1
+        self._last.extend(done)
+        shares = count_shares(done, self.categories)
+        if shares.n_people:
+            self.before, self.latest = self.latest, shares
+            self._all += np.asarray(shares.total)
+            self._n += shares.n_people
+
+    def statistics(self) -> str:
+        """Shares so far and in the latest step, in words and numbers."""
+        if self.latest is None or self.latest.normalised is None:
+            return NO_SIGNAL_YET
+        overall = Shares(n_people=self._n, total=tuple(self._all)).normalised or self.latest.normalised
+        lines = [f"Of {self._n} people so far: {shares_in_words(self.categories, overall)}."]
+        if self.before is not None and self.before.normalised is not None:
+            lines.append(
+                f"Of the latest {self.latest.n_people}: {shares_in_words(self.categories, self.latest.normalised)}."
+            )
+            change = np.subtract(self.latest.normalised, self.before.normalised)
+            up, down = int(change.argmax()), int(change.argmin())
+            if change[up] >= 0.05:
+                lines.append(
+                    f"Rising: {self.categories[up]} ({change[up] * 100:+.0f} points); falling: "
+                    f"{self.categories[down]} ({change[down] * 100:+.0f} points)."
+                )
+            else:
+                lines.append("Little has changed since the step before.")
+        return " ".join(lines)
+
+    def recent(self) -> str:
+        """The last 5 actions, oldest first."""
+        return _listed(list(self._last)[-RECENT:])
+
+    def popular(self) -> str:
+        """The 5 of the last 30 actions that were echoed or are followed most, oldest first.
+
+        Echoes are answers (known for the warm-up) and equal texts; ties go to the people with more followers, then to
+        the newer action.
+        """
+        pool = list(self._last)
+        equal = Counter(one_line(row.text).lower() for row in pool if row.text.strip())
+
+        def rank(i: int) -> tuple[float, float, int]:
+            row = pool[i]
+            echoes = self._echoes[row.turn] + max(equal[one_line(row.text).lower()] - 1, 0)
+            return (echoes, self._followers(row), i)
+
+        unique = {(_line(pool[i])): i for i in sorted(range(len(pool)), key=rank)}
+        best = sorted(sorted(unique.values(), key=rank)[-POPULAR:])
+        return _listed([pool[i] for i in best])
+
+    def _followers(self, row: ActionRow) -> float:
+        state = self._event.turns[row.turn].state
+        value = state.get("followers_count", state.get("followers", 0)) if not isinstance(state, str) else 0
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+
+
+def shares_in_words(categories: Sequence[str], shares: Sequence[float]) -> str:
+    """Shares, largest first, each in words and numbers.
+
+    Examples:
+        >>> shares_in_words(["support", "deny"], [0.25, 0.75])
+        'most (75 %) deny, a quarter (25 %) support'
+    """
+    order = sorted(range(len(categories)), key=lambda k: -shares[k])
+    return ", ".join(f"{_amount(shares[k])} ({shares[k] * 100:.0f} %) {categories[k]}" for k in order)
+
+
+def action_line(row: ActionRow, *, with_state: bool = False) -> str:
+    """One action on one line: ``label: text``, with the profile in front if asked."""
+    line = _line(row)
+    return f"[{row.state}] {line}" if with_state and row.state else line
+
+
+def _amount(share: float) -> str:
+    bounds = [(0.02, "almost none"), (0.12, "a few"), (0.2, "some"), (0.3, "a quarter"), (0.4, "a third")]
+    bounds += [(0.45, "less than half"), (0.55, "half"), (0.85, "most"), (0.98, "nearly all")]
+    return next((word for bound, word in bounds if share < bound), "all")
+
+
+def _line(row: ActionRow) -> str:
+    text = one_line(row.text)
+    if row.label is None:
+        return text
+    return f"{row.label}: {text}" if text else row.label
+
+
+def _listed(rows: Sequence[ActionRow]) -> str:
+    return "\n".join(f"- {_line(row)}" for row in rows) if rows else NO_SIGNAL_YET

@@ -1,0 +1,112 @@
+"""`SimulationConfig`: how an event is simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mf_llm.errors import InputError
+
+SIGNALS = ("text", "statistics", "both", "none", "recent", "popular")
+READOUTS = ("sampled", "exact")
+ACTIONS = ("auto", "text", "choice", "label_text")
+STEPS = ("auto", "count", "time", "wave")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationConfig:
+    """How an event is simulated.
+
+    Attributes:
+        signal: what people see of the population: "text" (written by the mean-field model), "statistics" (shares in
+            words and numbers), "both"; or the baselines "none" (topic and profile only), "recent" (the last 5
+            actions) and "popular" (the 5 most echoed or most followed of the last 30 actions).
+        readout: "exact" (probabilities of all options) or "sampled" (the drawn action counts).
+        anchored: perturb the carry-forward share of the warm-up by what fine-tuning changed, instead of reading the
+            population from the language model alone. Without adapters this is exactly the carry-forward share.
+        anchor_prior: prior shares of the categories for the carry-forward share (from training events); uniform by
+            default.
+        anchor_strength: number of pseudo-actions `alpha` of the prior.
+        action: what an action is: "choice", "label_text" (a label, then text), "text", or "auto": "text" without a
+            dimension, "choice" if nobody in the warm-up wrote anything, else "label_text".
+        dimension: the dimension that is read; the event's first by default.
+        steps: who acts together: "count" (`agents_per_step` in a row), "time" (slots of `seconds_per_step`), "wave",
+            or "auto" (waves where every turn has one, else count). With "time", the arrival times of people decide who
+            shares a step, and nothing else.
+        agents_per_step: people in a step ("count"); 16 in the paper.
+        seconds_per_step: length of a time slot in seconds ("time").
+        warm_up: how much of the real event is fed in first: a number of actions (labelled ones where the event has
+            labels), or with waves the name of the last warm-up wave. By default all waves but the last, else the
+            protocol's rule for the event's length (8, 16 or 48).
+        max_actions: simulate at most this many actions of the event, warm-up included.
+        max_people_per_step: simulate at most this many people of a step, a keyed sample that keeps its survey weights
+            (everybody by default). For large waves.
+        seed: seed of the keyed randomness.
+        option_orders: in how many orders the options are listed, against position bias: a keyed order and its reverse
+            for 2, otherwise cyclic shifts. The people of a step take turns.
+        listed_actions: how many actions of a step the mean-field model reads (a keyed weighted sample if there are
+            more; the shares of all of them are always given).
+        max_new_tokens: bound of a person's text; the policy's generation config by default.
+        signal_max_tokens: bound of a signal; the mean-field model's generation config by default.
+        max_prompt_tokens, max_state_tokens, max_action_tokens: see `PromptLimits`.
+        batch_tokens: tokens per batch (cached prefix included). Changes speed and memory, not results, except for
+            rounding: in float32 it is far below what changes a draw; in bfloat16 draws may differ.
+    """
+
+    signal: str = "text"
+    readout: str = "exact"
+    anchored: bool = False
+    anchor_prior: Mapping[str, float] | None = None
+    anchor_strength: float = 10.0
+    action: str = "auto"
+    dimension: str | None = None
+    steps: str = "auto"
+    agents_per_step: int = 16
+    seconds_per_step: float | None = None
+    warm_up: int | str | None = None
+    max_actions: int | None = None
+    max_people_per_step: int | None = None
+    seed: int = 0
+    option_orders: int = 2
+    listed_actions: int = 16
+    max_new_tokens: int | None = None
+    signal_max_tokens: int | None = None
+    max_prompt_tokens: int = 1024
+    max_state_tokens: int = 256
+    max_action_tokens: int = 64
+    batch_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("signal", SIGNALS), ("readout", READOUTS), ("action", ACTIONS), ("steps", STEPS)):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        whole = ("agents_per_step", "option_orders", "listed_actions", "max_prompt_tokens", "max_state_tokens")
+        for name in (*whole, "max_action_tokens", "batch_tokens"):
+            _check_whole(name, getattr(self, name), minimum=1)
+        for name in ("max_actions", "max_people_per_step", "max_new_tokens", "signal_max_tokens"):
+            if getattr(self, name) is not None:
+                _check_whole(name, getattr(self, name), minimum=1)
+        _check_whole("seed", self.seed, minimum=0)
+        if isinstance(self.warm_up, bool) or not isinstance(self.warm_up, int | str | None):
+            raise InputError(f"`warm_up` must be a number of actions or the name of a wave, got {self.warm_up!r}.")
+        if isinstance(self.warm_up, int) and self.warm_up < 0:
+            raise InputError(f"`warm_up` must not be negative, got {self.warm_up}; 0 starts from nothing.")
+        if self.steps == "time" and not (self.seconds_per_step and self.seconds_per_step > 0):
+            raise InputError(
+                f'`seconds_per_step` must be a positive number with steps="time", got {self.seconds_per_step!r}; the '
+                "length of a step is not known; set it (3600 for an hour)."
+            )
+        if not self.anchor_strength > 0:
+            raise InputError(f"`anchor_strength` must be positive, got {self.anchor_strength!r}; 10 is a good start.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        record = asdict(self)
+        record["anchor_prior"] = dict(self.anchor_prior) if self.anchor_prior is not None else None
+        return record
+
+
+def _check_whole(name: str, value: Any, *, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise InputError(f"`{name}` must be a whole number of at least {minimum}, got {value!r}.")
