@@ -1,0 +1,115 @@
+"""From rollouts of one event to what its simulated people answered, person by person and window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mf_llm.errors import InputError
+from mf_llm.evaluation.protocol import WindowPlan
+from mf_llm.evaluation.scoring import readout
+from mf_llm.events.event import Event
+
+if TYPE_CHECKING:
+    from mf_llm.simulation import Rollout
+
+SIMULATED, FAILED = "simulated", "failed"
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the simulated people of an event answered, summed over the rollouts of all seeds.
+
+    Attributes:
+        mass: `[n_turns, K]`: summed probabilities (exact) or label counts (sampled); 0 where nothing is known.
+        attempted: mask over the turns: some rollout simulated this person, be it in vain.
+        sampled: True for label counts.
+        n_rollouts: number of rollouts.
+        n_failed: rows without an answer: failed generations, and free text without a label.
+    """
+
+    mass: NDArray[np.float64]
+    attempted: NDArray[np.bool_]
+    sampled: bool
+    n_rollouts: int
+    n_failed: int
+
+    def covered(self, plan: WindowPlan) -> list[bool]:
+        """Which windows can be judged: all their people were simulated (of a wave: some), and somebody answered.
+
+        A rollout that was told to stop early leaves an incomplete last window, which is dropped like that of an event.
+        """
+        enough = np.any if plan.windows.waves else np.all
+        return [bool(enough(self.attempted[window]) and self.known[window].any()) for window in plan.judged]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Mask over the turns: somebody answered there."""
+        return self.mass.sum(axis=1) > 0
+
+    def windows(self, plan: WindowPlan) -> NDArray[np.float64]:
+        """Q `[T, K]`: the weighted answers of the judged people of each window, clamped or smoothed."""
+        return np.stack([readout(self._weighted(plan, window), self.sampled) for window in plan.judged])
+
+    def _weighted(self, plan: WindowPlan, window: NDArray[np.int64]) -> NDArray[np.float64]:
+        weights = plan.weights[window]
+        return (weights / weights.mean()) @ self.mass[window]
+
+
+def first_simulated_turn(rollout: Rollout) -> int | None:
+    """Index of the first turn that a rollout simulated; None if it holds real actions only."""
+    return min((row.turn for row in rollout.actions if row.source in (SIMULATED, FAILED)), default=None)
+
+
+def readout_name(rollout: Rollout) -> str:
+    """ "exact" or "sampled", as the rollout's configuration says (else: by what its rows hold)."""
+    name = rollout.config.get("readout")
+    if name in ("exact", "sampled"):
+        return name
+    exact = any(row.probabilities is not None for row in rollout.actions if row.source == SIMULATED)
+    return "exact" if exact else "sampled"
+
+
+def read_answers(event: Event, rollouts: Sequence[Rollout], n_categories: int) -> Answers:
+    """Sums the answers of the rollouts of one event.
+
+    Raises:
+        InputError: a row stands for a turn that the event does not have, or its probabilities are no distribution.
+    """
+    sampled = readout_name(rollouts[0]) == "sampled"
+    categories = {category: place for place, category in enumerate(rollouts[0].categories)}
+    mass = np.zeros((len(event.turns), n_categories))
+    attempted = np.zeros(len(event.turns), dtype=bool)
+    n_failed = 0
+    for rollout in rollouts:
+        for row in rollout.actions:
+            if row.source not in (SIMULATED, FAILED):
+                continue
+            if not 0 <= row.turn < len(event.turns):
+                raise InputError(
+                    f"`turn` must lie in 0..{len(event.turns) - 1} in a rollout of event {event.event_id!r}, got "
+                    f"{row.turn}; its person cannot be found; simulate the event again."
+                )
+            attempted[row.turn] = True
+            answer = row.label if sampled else row.probabilities
+            if row.source == FAILED or answer is None or (sampled and answer not in categories):
+                n_failed += 1
+            elif sampled:
+                mass[row.turn, categories[answer]] += 1
+            else:
+                mass[row.turn] += _distribution(answer, n_categories, event, row.turn)
+    return Answers(mass, attempted, sampled, len(rollouts), n_failed)
+
+
+def _distribution(answer: Sequence[float], n_categories: int, event: Event, turn: int) -> NDArray[np.float64]:
+    shares = np.asarray(answer, dtype=np.float64)
+    if shares.shape != (n_categories,) or not np.all(shares >= 0) or not abs(shares.sum() - 1) < 1e-3:
+        raise InputError(
+            f"`probabilities` must be a distribution over {n_categories} categories, got {shares.tolist()} at turn "
+            f"{turn} of event {event.event_id!r}; the population cannot be read out; simulate the event again."
+        )
+    return shares
