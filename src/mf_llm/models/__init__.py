@@ -1,1 +1,37 @@
-"""..."""
+"""Models: two backbones (policy and mean field) in one checkpoint, their processor, and where backbones come from.
+
+Names are imported on first use; none of them needs the Hub.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC_NAMES = {
+    "DEFAULT_BACKBONE": "mf_llm.models.backbones",
+    "MFLLMConfig": "mf_llm.models.configuration_mf_llm",
+    "MFLLMForSimulation": "mf_llm.models.modeling_mf_llm",
+    "MFLLMOutput": "mf_llm.models.modeling_mf_llm",
+    "MFLLMProcessor": "mf_llm.models.processing_mf_llm",
+    "load_backbone": "mf_llm.models.backbones",
+    "load_model": "mf_llm.models.modeling_mf_llm",
+    "load_tokenizer": "mf_llm.models.backbones",
+    "packaged_checkpoints": "mf_llm.models.checkpoints",
+    "tiny_backbone": "mf_llm.models.tiny",
+    "tiny_tokenizer": "mf_llm.models.tiny",
+}
+
+__all__ = sorted(_PUBLIC_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC_NAMES:
+        value = getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'mf_llm.models' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

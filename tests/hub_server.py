@@ -1,0 +1,250 @@
+"""A small Hub on the loopback interface: enough of the real one's endpoints to push a checkpoint and load it again.
+
+It keeps repositories in memory, asks for no token and takes every file above 10 MB or with a weight's ending as LFS,
+as the real Hub does. Point ``HF_ENDPOINT`` at `HubServer.url` and set ``HF_HUB_DISABLE_XET=1`` before
+huggingface_hub is imported.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from urllib.parse import unquote, urlsplit
+
+LFS_ENDINGS = (".safetensors", ".bin", ".parquet", ".gz")
+LFS_BYTES = 10_000_000
+
+
+@dataclass
+class Repository:
+    """Files and commits of one repository; there is one branch, ``main``."""
+
+    kind: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    commits: list[dict[str, bytes]] = field(default_factory=list)
+    private: bool = False
+
+    @property
+    def sha(self) -> str:
+        """The newest commit."""
+        return self._sha(len(self.commits))
+
+    def resolve(self, revision: str) -> str | None:
+        """The commit that a branch or a commit's hash stands for."""
+        if revision == "main":
+            return self.sha
+        known = {self._sha(count) for count in range(len(self.commits) + 1)}
+        return revision if revision in known else None
+
+    def at(self, commit: str) -> dict[str, bytes]:
+        """The files of a commit."""
+        for count in range(1, len(self.commits) + 1):
+            if self._sha(count) == commit:
+                return self.commits[count - 1]
+        return {}
+
+    def _sha(self, count: int) -> str:
+        return hashlib.sha1(f"{id(self)}-{count}".encode()).hexdigest()
+
+
+class HubServer:
+    """Serves while the ``with`` block lasts.
+
+    Attributes:
+        url: what ``HF_ENDPOINT`` has to be.
+        repositories: by ``owner/name``.
+        requests: method and path of every request, in order.
+    """
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, Repository] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> HubServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        """Keeps the test output quiet."""
+
+    def do_HEAD(self) -> None:
+        self._get(with_body=False)
+
+    def do_GET(self) -> None:
+        self._get(with_body=True)
+
+    def do_PUT(self) -> None:
+        body = self._body()
+        oid = self.path.rsplit("/", 1)[-1]
+        if hashlib.sha256(body).hexdigest() != oid:
+            return self._error(400, "BadRequest", "content does not match its hash")
+        self.hub.blobs[oid] = body
+        return self._json({})
+
+    def do_POST(self) -> None:
+        path, body = unquote(urlsplit(self.path).path), self._body()
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            return self._create(json.loads(body))
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self._lfs_batch(json.loads(body))
+        kind, name, action, _ = self._split_api(path)
+        repository = self.hub.repositories.get(name)
+        if repository is None:
+            return self._error(404, "RepoNotFound", f"no repository {name}")
+        if action == "preupload":
+            return self._preupload(json.loads(body))
+        if action == "commit":
+            return self._commit(kind, name, repository, body)
+        return self._error(404, "NotFound", path)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _get(self, with_body: bool) -> None:
+        self._body()
+        path = unquote(urlsplit(self.path).path)
+        if path in ("", "/"):
+            return self._send(200, b"hub", {"Content-Type": "text/plain"}, with_body)
+        if path.startswith("/api/"):
+            return self._api_get(path)
+        name, _, rest = path.lstrip("/").removeprefix("datasets/").partition("/resolve/")
+        repository = self.hub.repositories.get(name)
+        if repository is None:
+            return self._error(404, "RepoNotFound", f"no repository {name}", with_body)
+        revision, _, file = rest.partition("/")
+        commit = repository.resolve(revision)
+        if commit is None:
+            return self._error(404, "RevisionNotFound", f"no revision {revision}", with_body)
+        content = repository.at(commit).get(file)
+        headers = {"X-Repo-Commit": commit}
+        if content is None:
+            return self._error(404, "EntryNotFound", f"no file {file}", with_body, headers)
+        headers |= {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "Content-Type": "application/octet-stream"}
+        return self._send(200, content, headers, with_body)
+
+    def _api_get(self, path: str) -> None:
+        if path == "/api/whoami-v2":
+            return self._json({"type": "user", "name": "tester", "orgs": []})
+        _, name, action, revision = self._split_api(path)
+        repository = self.hub.repositories.get(name)
+        if repository is None:
+            return self._error(404, "RepoNotFound", f"no repository {name}")
+        commit = repository.resolve(revision.split("/")[0] or "main")
+        if commit is None:
+            return self._error(404, "RevisionNotFound", f"no revision {revision}")
+        if action == "tree":
+            rows = [
+                {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for file, content in sorted(repository.at(commit).items())
+            ]
+            return self._json(rows)
+        if action == "refs":
+            branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.sha}
+            return self._json({"branches": [branch], "tags": [], "converts": []})
+        siblings = [{"rfilename": file} for file in sorted(repository.at(commit))]
+        return self._json(
+            {"_id": name, "id": name, "sha": commit, "private": repository.private, "siblings": siblings}
+        )
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def _create(self, request: dict) -> None:
+        owner = request.get("organization") or "tester"
+        name, kind = f"{owner}/{request['name']}", request.get("type") or "model"
+        private = bool(request.get("private")) or request.get("visibility") == "private"
+        if name in self.hub.repositories:
+            return self._json({"error": "You already created this repo", "url": f"{self.hub.url}/{name}"}, status=409)
+        self.hub.repositories[name] = Repository(kind, private=private)
+        return self._json({"url": f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}", "name": name})
+
+    def _preupload(self, request: dict) -> None:
+        def mode(file: dict) -> str:
+            return "lfs" if file["path"].endswith(LFS_ENDINGS) or file["size"] > LFS_BYTES else "regular"
+
+        self._json(
+            {"files": [{"path": f["path"], "uploadMode": mode(f), "shouldIgnore": False} for f in request["files"]]}
+        )
+
+    def _lfs_batch(self, request: dict) -> None:
+        objects = []
+        for item in request["objects"]:
+            answer = {"oid": item["oid"], "size": item["size"]}
+            if item["oid"] not in self.hub.blobs:
+                answer["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}
+            objects.append(answer)
+        self._json({"transfer": "basic", "objects": objects})
+
+    def _commit(self, kind: str, name: str, repository: Repository, body: bytes) -> None:
+        for line in body.decode().splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "file":
+                repository.files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                if value["oid"] not in self.hub.blobs:
+                    return self._error(400, "BadRequest", f"{value['path']} was not uploaded")
+                repository.files[value["path"]] = self.hub.blobs[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                repository.files.pop(value["path"], None)
+        repository.commits.append(dict(repository.files))
+        prefix = "datasets/" if kind == "datasets" else ""
+        url = f"{self.hub.url}/{prefix}{name}/commit/{repository.sha}"
+        return self._json({"success": True, "commitOid": repository.sha, "commitUrl": url, "hookOutput": ""})
+
+    # -- answering ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _split_api(path: str) -> tuple[str, str, str, str]:
+        """``/api/models/owner/name/tree/main`` -> kind, name, action, the rest."""
+        _, _, kind, owner, name, *rest = [*path.split("/"), *[""] * 5][: max(5, len(path.split("/")))]
+        return kind, f"{owner}/{name}", rest[0] if rest else "", "/".join(rest[1:])
+
+    def _body(self) -> bytes:
+        self.hub.requests.append(f"{self.command} {urlsplit(self.path).path}")
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            chunks = []
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                chunks.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(chunks)
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _json(self, value: object, status: int = 200) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"}, self.command != "HEAD")
+
+    def _error(
+        self, status: int, code: str, message: str, with_body: bool = True, headers: dict[str, str] | None = None
+    ) -> None:
+        error = {"X-Error-Code": code, "X-Error-Message": message, "Content-Type": "application/json"}
+        self._send(status, json.dumps({"error": message}).encode(), error | (headers or {}), with_body)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], with_body: bool) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)

@@ -1,0 +1,117 @@
+"""Finding a checkpoint by name, and saying where it was looked for."""
+
+import time
+
+import pytest
+import torch
+from huggingface_hub import constants
+from model_inputs import assert_same_logits, both_logits
+
+from mf_llm import InputError, MFLLMForSimulation
+from mf_llm.models import checkpoints, hub_files, load_model
+from mf_llm.models.tiny import save_tiny_backbone, tiny_backbone
+
+
+@pytest.fixture
+def model():
+    return MFLLMForSimulation.from_backbones(tiny_backbone("llama"))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty Hugging Face cache."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub_files.hub_is_reachable.cache_clear()
+    yield
+    hub_files.hub_is_reachable.cache_clear()
+
+
+def put_into_cache(model, cache, name="someone/crowd", commit="a" * 40):
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text(commit)
+    model.save_pretrained(repository / "snapshots" / commit)
+    return repository / "snapshots" / commit
+
+
+def test_a_local_folder_comes_first(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained("someone/crowd")
+    assert checkpoints.find_checkpoint("someone/crowd").resolve() == tmp_path / "someone/crowd"
+    loaded = MFLLMForSimulation.from_pretrained("someone/crowd")
+    assert_same_logits(both_logits(loaded), both_logits(model))
+    assert loaded.name_or_path == "someone/crowd"
+
+
+def test_a_packaged_checkpoint(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_packaged_folder", lambda: tmp_path)
+    model.save_pretrained(tmp_path / "crowd-small")
+    (tmp_path / "notes").mkdir()
+    assert checkpoints.packaged_checkpoints() == ("crowd-small",)
+    assert_same_logits(both_logits(MFLLMForSimulation.from_pretrained("crowd-small")), both_logits(model))
+    with pytest.raises(InputError, match="packaged checkpoints: crowd-small"):
+        MFLLMForSimulation.from_pretrained("crowd-large")
+
+
+def test_the_cache_serves_when_there_is_no_hub(model, cache, no_hub):
+    put_into_cache(model, cache)
+    start = time.perf_counter()
+    loaded = MFLLMForSimulation.from_pretrained("someone/crowd", cache_dir=cache)
+    assert time.perf_counter() - start < 5
+    assert_same_logits(both_logits(loaded), both_logits(model))
+    with pytest.raises(InputError, match="Hugging Face cache: not there"):
+        MFLLMForSimulation.from_pretrained("someone/crowd", cache_dir=cache, revision="v2")
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "nothing", "a/b/c", "nobody--x/y", "what is this?", "no/../where"])
+def test_an_unknown_name_fails_fast_and_lists_what_was_tried(name, cache, no_hub):
+    start = time.perf_counter()
+    with pytest.raises(InputError) as error:
+        MFLLMForSimulation.from_pretrained(name)
+    assert time.perf_counter() - start < 2
+    for place in ("local folder", "packaged checkpoints", "Hugging Face cache", "the Hub"):
+        assert place in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["./here", "/nowhere/at/all", "~/nothing-of-that-name"])
+def test_a_path_is_not_looked_up_elsewhere(name):
+    with pytest.raises(InputError, match="there is no such folder"):
+        MFLLMForSimulation.from_pretrained(name)
+
+
+def test_folders_that_are_no_checkpoints(tmp_path):
+    with pytest.raises(InputError, match=r"must hold a config\.json"):
+        MFLLMForSimulation.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match="empty name"):
+        MFLLMForSimulation.from_pretrained("")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="readable JSON"):
+        MFLLMForSimulation.from_pretrained(tmp_path)
+    folder = save_tiny_backbone(tmp_path / "plain", "llama")
+    with pytest.raises(InputError, match="from_backbones"):
+        MFLLMForSimulation.from_pretrained(folder)
+
+
+def test_load_model_takes_checkpoints_and_plain_language_models(model, tmp_path, cache, no_hub):
+    model.save_pretrained(tmp_path / "ours")
+    assert_same_logits(both_logits(load_model(tmp_path / "ours")), both_logits(model))
+    plain = save_tiny_backbone(tmp_path / "plain", "llama")
+    loaded = load_model(plain, dtype=torch.float32)
+    assert loaded.config.policy_base == str(plain)
+    assert_same_logits(both_logits(loaded), both_logits(model))
+    with pytest.raises(InputError, match="was not found"):
+        load_model("nobody/nothing")
+
+
+def test_names_that_can_be_hub_ids():
+    yes = ["owner/name", "HuggingFaceTB/SmolLM2-135M-Instruct", "a/b_c.d"]
+    no = ["name", "a/b/c", "/a/b", "a b/c", "../x", "a--b/c", "x/y.git", "-a/b", ""]
+    assert all(hub_files.looks_like_repo_id(name) for name in yes)
+    assert not any(hub_files.looks_like_repo_id(name) for name in no)
