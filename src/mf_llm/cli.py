@@ -29,6 +29,13 @@ Signal = StrEnum("Signal", {name: name for name in ("text", "statistics", "both"
 Readout = StrEnum("Readout", {name: name for name in ("exact", "sampled")})
 Dtype = StrEnum("Dtype", {name: name for name in ("auto", "float32", "bfloat16", "float16")})
 
+# typer carries its own copy of click or uses the installed one, depending on its version; this is the right class in
+# both cases: BadParameter -> UsageError -> ClickException.
+_ClickException = typer.BadParameter.__mro__[2]
+
+_INTERRUPTED = 130
+_HOW_TO_GO_ON = "interrupted; finished steps are kept; go on with --resume"
+
 Events = Annotated[
     str,
     typer.Argument(
@@ -156,11 +163,17 @@ def _main(
 def main() -> None:
     """Entry point of ``mf-llm``."""
     try:
-        app()
+        code = app(standalone_mode=False) or 0
+        if code != _INTERRUPTED:
+            sys.exit(code)
+        _fail(_HOW_TO_GO_ON, _INTERRUPTED)
     except InputError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; finished steps are kept; go on with --resume", 130)
+    except _ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(_HOW_TO_GO_ON, _INTERRUPTED)
     except ModuleNotFoundError as error:
         _fail(f"{error.name} is not installed; install the extra that needs it: pip install 'mf-llm[eval,plot]'", 1)
     except OSError as error:

@@ -60,13 +60,17 @@ def _plot(rollouts: Sequence[Rollout], sets: dict[str, list[Event]], folder: Pat
     from mf_llm.evaluation import plot_trajectory
     from mf_llm.simulation.runner import rollout_name
 
-    by_hash = {event.content_hash(): event for events in sets.values() for event in events}
+    by_hash = {event.content_hash(): (event, events) for events in sets.values() for event in events}
     groups: dict[str, list[Rollout]] = {}
     for rollout in rollouts:
         if rollout.categories and rollout.event_hash in by_hash:
             groups.setdefault(rollout.event_hash, []).append(rollout)
     for key in list(groups)[:MAX_PLOTS]:
-        path = folder / rollout_name(by_hash[key].event_id, 0).removesuffix("-seed0")
-        plot_trajectory(groups[key], by_hash[key], path)
+        event, events = by_hash[key]
+        path = folder / rollout_name(event.event_id, 0).removesuffix("-seed0")
+        try:
+            plot_trajectory(groups[key], event, path, events=events, title=f"{event.event_id}: {event.topic}")
+        except InputError as error:  # a rollout too short to be drawn is no reason to lose the scores
+            print(f"no plot of {event.event_id}: {error}", file=sys.stderr)
     if groups:
         print(f"Plots: {folder}" + (f" (the first {MAX_PLOTS} events)" if len(groups) > MAX_PLOTS else ""))

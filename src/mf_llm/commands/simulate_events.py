@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from mf_llm.evaluation.protocol import MAX_LABELLED, Windows, choose_windows, la
 from mf_llm.events import Event, load_event_sets
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.estimate import Estimate, estimate, remember_speed, remembered_speed
+from mf_llm.simulation.journal import check_same_run
 from mf_llm.simulation.rollout import write_json
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, plan_simulation
@@ -77,17 +79,23 @@ def run_simulate(request: SimulateRequest) -> None:
             f"`--output` must be a new folder, but {output} holds a run already; nothing was overwritten; go on with "
             "it with --resume, or name another folder."
         )
-    write_json(output / "run.json", _run_record(request, model_name, jobs))
+    record = _run_record(request, model_name, jobs)
+    if (output / "run.json").exists():
+        _check_resumed(record, json.loads((output / "run.json").read_text(encoding="utf-8")), output)
+    write_json(output / "run.json", record)
     _simulate(request, model_name, jobs, output)
 
 
 def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], output: Path) -> None:
     import time
 
+    from transformers.utils.logging import disable_progress_bar
+
     from mf_llm.models.loading import load_model_and_processor
     from mf_llm.simulation.run_tables import write_run_tables
     from mf_llm.simulation.runner import simulate
 
+    disable_progress_bar()  # that of loading weights; the simulation has its own
     model, processor = load_model_and_processor(model_name, dtype=request.dtype)
     start, tokens, failed = time.perf_counter(), Estimate(), 0
     rollouts = []
@@ -190,6 +198,15 @@ def _run_record(request: SimulateRequest, model_name: str, jobs: Sequence[_Job])
             for job in jobs
         },
     }
+
+
+def _check_resumed(record: dict[str, Any], found: dict[str, Any], output: Path) -> None:
+    """A run may be resumed with more events or seeds, never with another model or other settings."""
+    for key in ("model", "dtype"):
+        check_same_run({key: record[key]}, {key: found.get(key)}, output)
+    for name in record["data_sets"].keys() & found.get("data_sets", {}).keys():
+        ours, theirs = record["data_sets"][name], found["data_sets"][name]
+        check_same_run({"config": ours["config"]}, {"config": theirs["config"]}, output)
 
 
 def _default_name(events: str) -> str:

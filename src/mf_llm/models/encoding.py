@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,6 +77,26 @@ class DataEncoder:
             return ids[:max_tokens]
         return self._whole_characters(ids[: max_tokens - len(mark)]) + mark
 
+    def encode_lines_bounded(self, text: str, max_tokens: int) -> list[int]:
+        """As `encode_bounded`, but of several lines the longest are cut first, so that each has its place.
+
+        Args:
+            text: any text.
+            max_tokens: at least 1.
+        """
+        lines, newline = text.split("\n"), self.encode("\n")
+        room = max_tokens - len(newline) * (len(lines) - 1)
+        whole = len(text) <= max_tokens * _CHARACTERS_PER_TOKEN and len(self.encode(text)) <= max_tokens
+        if whole or len(lines) == 1 or room < 4 * len(lines):
+            return self.encode_bounded(text, max_tokens)
+        fields = [self.encode_bounded(line, room) for line in lines]
+        kept = share_budget([len(ids) for ids in fields], room)
+        ids: list[int] = []
+        for n, (line, field, length) in enumerate(zip(lines, fields, kept, strict=True)):
+            ids += newline if n else []
+            ids += field if length == len(field) else self.encode_bounded(line, length)
+        return ids
+
     def _whole_characters(self, ids: list[int]) -> list[int]:
         """Drops a character that was cut in the middle of its bytes (at most 4 tokens)."""
         for dropped in range(min(4, len(ids))):
@@ -87,20 +108,19 @@ class DataEncoder:
     def _encode_clean(self, text: str) -> list[int]:
         if not text:
             return []
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=self.tokenizer.is_fast)
+        fast = self.tokenizer.is_fast
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=fast, verbose=False)
         ids: list[int] = encoding["input_ids"]
-        position = next((i for i, index in enumerate(ids) if index in self.control_ids), None)
-        if position is None:
+        places = [i for i, index in enumerate(ids) if index in self.control_ids]
+        if not places:
             return ids
         if len(text) == 1:
             return []  # a control token of one character: it has no other spelling
-        if self.tokenizer.is_fast:
-            start, end = encoding["offset_mapping"][position]
-            cut = start + max(1, (end - start) // 2) if end > start else len(text) // 2
-            cut = min(max(cut, 1), len(text) - 1)
-        else:
-            cut = len(text) // 2
-        return self._encode_clean(text[:cut]) + self._encode_clean(text[cut:])
+        # Cut inside every one of them at once: a text may hold thousands.
+        spans = [encoding["offset_mapping"][i] for i in places] if fast else [(0, 0)]
+        cuts = {start + max(1, (end - start) // 2) if end > start else len(text) // 2 for start, end in spans}
+        bounds = [0, *sorted({min(max(cut, 1), len(text) - 1) for cut in cuts}), len(text)]
+        return [index for start, end in pairwise(bounds) for index in self._encode_clean(text[start:end])]
 
 
 def one_line(text: str) -> str:

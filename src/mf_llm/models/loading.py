@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from mf_llm.errors import InputError
 from mf_llm.models.backbones import preferred_dtype
-from mf_llm.models.checkpoints import checkpoint_model_type, find_checkpoint
-from mf_llm.models.configuration_mf_llm import MFLLMConfig
+from mf_llm.models.checkpoints import find_simulation_checkpoint
 from mf_llm.models.modeling_mf_llm import load_model
 from mf_llm.models.processing_mf_llm import MFLLMProcessor
 
@@ -38,10 +36,7 @@ def load_model_and_processor(
 
 
 def _processor(name_or_path: str | os.PathLike, model: MFLLMForSimulation) -> MFLLMProcessor:
-    try:
-        folder = find_checkpoint(name_or_path)
-    except InputError:
-        folder = None
-    if folder is not None and checkpoint_model_type(folder) == MFLLMConfig.model_type:
+    folder = find_simulation_checkpoint(name_or_path)
+    if folder is not None:
         return MFLLMProcessor.from_pretrained(folder)
     return MFLLMProcessor.from_backbones(os.fspath(name_or_path))

@@ -136,7 +136,7 @@ class MFLLMProcessor(ProcessorMixin):
             encode("\n\nWhat people say so far:\n") if signal is not None else [],
             encode("\n\n" + answer.task(order) + PERSON_HEADING),
         ]
-        used = sum(map(len, fixed)) + len(frame.tail) + limits.max_state_tokens
+        used = sum(map(len, fixed)) + len(frame.tail) + len(encode(answer.opening)) + limits.max_state_tokens
         data = self._bounded(
             "policy", [one_line(topic), _lines(signal or "")], limits.max_prompt_tokens - used, limits
         )
@@ -157,11 +157,13 @@ class MFLLMProcessor(ProcessorMixin):
         """
         limits = limits or PromptLimits()
         encoder = self.encoder("policy")
-        lines = render_state(state) or [NO_STATE]
-        budget = limits.max_state_tokens - len(lines)
-        fields = [encoder.encode_bounded(line, limits.max_state_tokens) for line in lines]
-        kept = share_budget([len(ids) for ids in fields], max(budget, 0))
         newline = encoder.encode("\n")
+        lines = render_state(state) or [NO_STATE]
+        # Less than four tokens of a field say nothing: of very many fields the first are kept.
+        lines = lines[: max(1, limits.max_state_tokens // (4 + len(newline)))]
+        budget = limits.max_state_tokens - len(newline) * (len(lines) - 1)
+        fields = [encoder.encode_bounded(line, limits.max_state_tokens) for line in lines]
+        kept = share_budget([len(ids) for ids in fields], budget)
         segment: list[int] = []
         for line, ids, length in zip(lines, fields, kept, strict=True):
             if length:
@@ -253,10 +255,10 @@ class MFLLMProcessor(ProcessorMixin):
                 f"of which {budget} tokens are left beside instruction, options and profile; raise it, or lower "
                 "`max_state_tokens`."
             )
-        encoded = [encoder.encode_bounded(text, budget) for text in texts]
+        encoded = [encoder.encode_lines_bounded(text, budget) for text in texts]
         kept = share_budget([len(ids) for ids in encoded], budget)
         return [
-            ids if length == len(ids) else encoder.encode_bounded(text, length)
+            ids if length == len(ids) else encoder.encode_lines_bounded(text, length)
             for text, ids, length in zip(texts, encoded, kept, strict=True)
         ]
 

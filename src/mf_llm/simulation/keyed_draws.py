@@ -8,7 +8,6 @@ them (common random numbers).
 from __future__ import annotations
 
 import hashlib
-import math
 
 import numpy as np
 
@@ -39,9 +38,10 @@ def draw_categories(probabilities: np.ndarray, keys: list[int]) -> np.ndarray:
 
 
 def uniform_number(key: int, counter: int = 0) -> float:
-    """A number in (0, 1) of 53 bits, a function of key and counter."""
+    """A number in (0, 1) of 52 bits, a function of key and counter."""
     digest = hashlib.blake2b(key.to_bytes(8, "little") + counter.to_bytes(8, "little"), digest_size=8).digest()
-    return (math.floor(int.from_bytes(digest, "little") / 2**11) + 0.5) / 2**53
+    # 52 bits, shifted by half a step: float64 holds every value exactly and none is 0 or 1.
+    return ((int.from_bytes(digest, "little") >> 12) + 0.5) / 2**52
 
 
 def keyed_sample(n: int, size: int, key: int, weights: np.ndarray | None = None) -> list[int]:

@@ -40,7 +40,7 @@ class MeanFieldStep:
     ) -> None:
         self.backbone, self.processor = model.backbone("mean_field"), processor
         self.event, self.config, self.plan = event, config, plan
-        self.generation_config = self.backbone.generation_config
+        self.generation_config = model.generation_config_of("mean_field")
         self.max_new_tokens = config.signal_max_tokens or self.generation_config.max_new_tokens or 96
         self.prompt_tokens = self.new_tokens = 0
 

@@ -50,7 +50,7 @@ class PolicyStep:
         self.backbone, self.model, self.processor = model.backbone("policy"), model, processor
         self.event, self.config, self.plan, self.carry = event, config, plan, carry
         self.limits = prompt_limits(config)
-        self.generation_config = self.backbone.generation_config
+        self.generation_config = model.generation_config_of("policy")
         self.max_new_tokens = config.max_new_tokens or self.generation_config.max_new_tokens or 50
         options = plan.answer.options
         first = permutation(len(options), stream_key(config.seed, event.event_id, "option order"))

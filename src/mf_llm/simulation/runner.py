@@ -298,7 +298,7 @@ def _within_context(model: MFLLMForSimulation, config: SimulationConfig, plan: P
         backbone = model.backbone(role)
         positions = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
         asked = config.max_new_tokens if role == "policy" else config.signal_max_tokens
-        room = (asked or backbone.generation_config.max_new_tokens or default) + 64
+        room = (asked or model.generation_config_of(role).max_new_tokens or default) + 64
         if positions is not None:
             limit = min(limit, positions - room)
     if limit < 64:

