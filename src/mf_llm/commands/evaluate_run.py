@@ -37,7 +37,8 @@ def run_evaluate(run_dir: Path, *, events: str | None, plots: bool, seed: int) -
     print(report.table(terminal_width()))
     print(f"Scores: {run_dir / 'evaluation.csv'}")
     if plots:
-        _plot(rollouts, sets, run_dir / "plots")
+        judged = {row["event"] for row in report.rows}
+        _plot([rollout for rollout in rollouts if rollout.event_id in judged], sets, run_dir / "plots")
     return report
 
 
@@ -68,9 +69,6 @@ def _plot(rollouts: Sequence[Rollout], sets: dict[str, list[Event]], folder: Pat
     for key in list(groups)[:MAX_PLOTS]:
         event, events = by_hash[key]
         path = folder / rollout_name(event.event_id, 0).removesuffix("-seed0")
-        try:
-            plot_trajectory(groups[key], event, path, events=events, title=f"{event.event_id}: {event.topic}")
-        except InputError as error:  # a rollout too short to be drawn is no reason to lose the scores
-            print(f"no plot of {event.event_id}: {error}", file=sys.stderr)
+        plot_trajectory(groups[key], event, path, events=events, title=f"{event.event_id}: {event.topic}")
     if groups:
         print(f"Plots: {folder}" + (f" (the first {MAX_PLOTS} events)" if len(groups) > MAX_PLOTS else ""))

@@ -108,6 +108,10 @@ class _Options:
     n_bootstrap: int
 
 
+# A subgroup row needs this many simulated people: with fewer, resamples without any of them would occur.
+MIN_SIMULATED = 20
+
+
 @dataclass(frozen=True, eq=False)
 class _Judged:
     """One event: its rows (the whole event first, then subgroups) and, for surveys, replicates of KL and reference."""
@@ -168,16 +172,18 @@ def _judge(
     whole = np.ones(len(plan.event.turns), dtype=bool)
     rows, survey = [], None
     for field, value, members, part in [("", "", whole, plan), *subgroup_plans(plan, options.subgroups)]:
-        if not all(answers.known[window].any() for window in part.judged):
+        if field and any(answers.known[window].sum() < MIN_SIMULATED for window in part.judged):
             continue
-        kl = survey_score(
-            plan,
-            answers.windows(part),
-            draws,
-            answers=[answers.mass[window] for window in plan.judged],
-            sampled=answers.sampled,
-            members=members,
-        )
+        # A resample without a simulated person has no KL; then `interval` leaves the bounds out.
+        with np.errstate(invalid="ignore"):
+            kl = survey_score(
+                plan,
+                answers.windows(part),
+                draws,
+                answers=[answers.mass[window] for window in plan.judged],
+                sampled=answers.sampled,
+                members=members,
+            )
         q = distributions.clamp(forecast(training.reference, part, training))
         reference = survey_score(plan, q, draws, members=members)
         part_row = row if part is plan else _scores(name, part, answers, training, options) | {"n_windows_left_out": 0}

@@ -26,10 +26,16 @@ def render(
             "the package `rich` is not installed; tables are drawn with it (files can be saved without); install it "
             "with: pip install 'mf-llm[eval]'"
         ) from error
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, caption=caption)
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption
+    )
     table.caption_justify = "left"
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        # Names stay on one line where the terminal has room for them.
+        names = number == 0 or column == "reference"
+        table.add_column(
+            column, justify="left" if number == 0 else "right", overflow="fold", no_wrap=names and width >= 100
+        )
     for row in rows:
         table.add_row(*row)
     console = Console(file=StringIO(), width=width, color_system=None)

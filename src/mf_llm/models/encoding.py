@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ELLIPSIS = "…"
+_DATE = "1 January 2025"
 # A token covers at most this many characters in practice (runs of spaces are the longest): longer texts are cut before
 # they are tokenised, so that a text of ten megabytes costs no more than its part that can be kept.
 _CHARACTERS_PER_TOKEN = 16
@@ -161,10 +162,14 @@ def newest_that_fit(lines: Iterable[list[int]], budget: int) -> list[list[int]]:
     return kept[::-1]
 
 
-def template_arguments() -> dict[str, Any]:
-    """Fixed answers to what chat templates ask for: no thinking, no tools, and the same date on every day."""
-    return {
-        "enable_thinking": False,
-        "date_string": "1 January 2025",
-        "strftime_now": lambda _format: "1 January 2025",
-    }
+def template_arguments(template: str = "") -> dict[str, Any]:
+    """Fixed answers to what chat templates ask for: no thinking, no tools, and the same date on every day.
+
+    Args:
+        template: the chat template. One that asks the clock (``strftime_now``) gets a macro in its place: functions
+            cannot be handed to a template.
+    """
+    arguments: dict[str, Any] = {"enable_thinking": False, "date_string": _DATE}
+    if "strftime_now" in template:
+        arguments["chat_template"] = f"{{%- macro strftime_now(format) -%}}{_DATE}{{%- endmacro %}}{template}"
+    return arguments

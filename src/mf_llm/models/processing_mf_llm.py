@@ -159,10 +159,13 @@ class MFLLMProcessor(ProcessorMixin):
         encoder = self.encoder("policy")
         newline = encoder.encode("\n")
         lines = render_state(state) or [NO_STATE]
-        # Less than four tokens of a field say nothing: of very many fields the first are kept.
-        lines = lines[: max(1, limits.max_state_tokens // (4 + len(newline)))]
-        budget = limits.max_state_tokens - len(newline) * (len(lines) - 1)
         fields = [encoder.encode_bounded(line, limits.max_state_tokens) for line in lines]
+        budget = limits.max_state_tokens - len(newline) * (len(lines) - 1)
+        if sum(map(len, fields)) > budget:
+            # A few tokens of a field say nothing: of very many fields the first are kept.
+            lines = lines[: max(1, limits.max_state_tokens // (12 + len(newline)))]
+            fields = fields[: len(lines)]
+            budget = limits.max_state_tokens - len(newline) * (len(lines) - 1)
         kept = share_budget([len(ids) for ids in fields], budget)
         segment: list[int] = []
         for line, ids, length in zip(lines, fields, kept, strict=True):

@@ -179,7 +179,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, instruction: str, *, answer: boo
     closing = [{"role": "assistant", "content": _ANSWER}] if answer else []
     with_system = [{"role": "system", "content": instruction}, {"role": "user", "content": _CONTENT}]
     folded = [{"role": "user", "content": f"{instruction}\n\n{_CONTENT}"}]
-    arguments = {"tokenize": False} | template_arguments() | kwargs
+    arguments = {"tokenize": False} | template_arguments(tokenizer.get_chat_template()) | kwargs
     try:
         rendered = tokenizer.apply_chat_template(with_system + closing, **arguments)
     except TemplateError:

@@ -59,9 +59,15 @@ class Journal:
                 f"`output` must be a new folder, but {folder} holds a rollout already; nothing was overwritten; use "
                 "--resume (resume=True) to go on with it, or name another folder."
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        length = self._read() if self.path.exists() else 0
-        self._file = self.path.open("ab")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            length = self._read() if self.path.exists() else 0
+            self._file = self.path.open("ab")
+        except OSError as error:
+            raise InputError(
+                f"`output` must be a folder that can be written, got {folder} ({error.strerror or error}); nothing was "
+                "simulated; name another folder."
+            ) from error
         if self._file.tell() > length:
             self._file.truncate(length)
         if length == 0:
@@ -108,11 +114,15 @@ class Journal:
                     break
                 try:
                     record = json.loads(line)
+                    if not isinstance(record, dict):
+                        raise TypeError("no JSON object")
                     if number == 0:
                         check_same_run(self._header, record, self.folder)
                     else:
                         self.finished.append(_finished(record))
-                except (json.JSONDecodeError, TypeError, KeyError) as error:
+                except InputError:
+                    raise
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
                     raise InputError(
                         f"{self.path}, line {number + 1}: is not a line of a journal ({error}); the run cannot be "
                         "resumed; move the folder away and start anew."
@@ -127,18 +137,27 @@ def check_same_run(header: Mapping[str, Any], found: Mapping[str, Any], folder: 
     Raises:
         InputError: naming the first setting that differs.
     """
-    for key in sorted(set(header) | set(found) - {"n_failed"}):
-        if key == "n_failed" or header.get(key) == found.get(key):
-            continue
-        ours, theirs = header.get(key), found.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            inner = next(k for k in sorted(set(ours) | set(theirs)) if ours.get(k) != theirs.get(k))
-            key, ours, theirs = f"{key}.{inner}", ours.get(inner), theirs.get(inner)
+    differing = _difference(dict(header), {key: value for key, value in found.items() if key != "n_failed"})
+    if differing is not None:
+        key, ours, theirs = differing
         raise InputError(
             f"`resume` must go on with the same run, but {folder} was made with {key} = {theirs!r} and now it is "
             f"{ours!r}; mixing them would give a rollout that nobody could repeat; use the same settings or another "
             "folder."
         )
+
+
+def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first key that differs, as a path, and its two values; what the user set comes before what follows from it."""
+    for key in sorted(set(ours) | set(theirs), key=lambda key: (key != "config", key == "resolved", key)):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            inner = _difference(a, b)
+            if inner is not None:
+                return f"{key}.{inner[0]}", *inner[1:]
+        elif a != b:
+            return key, a, b
+    return None
 
 
 def _finished(record: Mapping[str, Any]) -> FinishedStep:

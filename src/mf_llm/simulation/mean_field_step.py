@@ -46,12 +46,13 @@ class MeanFieldStep:
 
     def prompt(self, step: Step, rows: Sequence[ActionRow], previous: str | None) -> list[int]:
         """The prompt for the signal after `step`; failed rows are left out."""
-        done = [row for row in rows if row.source != FAILED]
+        counted = [row for row in rows if row.source != FAILED]
+        done = [row for row in counted if action_line(row)]  # an unlabelled turn without words says nothing
         key = stream_key(self.config.seed, self.event.event_id, step.index, "listed actions")
         listed = keyed_sample(len(done), self.config.listed_actions, key, np.array([row.weight for row in done]))
         words = any(done[i].text for i in listed)
         tally = None
-        shares = count_shares(done, self.plan.answer.options)
+        shares = count_shares(counted, self.plan.answer.options)
         if shares.normalised is not None:
             tally = f"In total: {shares_in_words(self.plan.answer.options, shares.normalised)}."
         return self.processor.mean_field_prompt(

@@ -58,6 +58,14 @@ class PolicyStep:
         self.options = processor.option_ids(plan.answer) if options else []
         self.prompt_tokens = self.new_tokens = 0
         self._prefixes: dict[tuple[int, ...], SharedPrefix] = {}
+        self._counted: set[tuple[int, ...]] = set()
+
+    def recall(self, signal: str | None) -> None:
+        """Says what the people of the step before saw, where that step was made in an earlier run.
+
+        An uninterrupted run would still hold its shared prefixes; the tokens of a resumed one are counted likewise.
+        """
+        self._counted = {tuple(ids) for ids in self._prefix_ids(signal)}
 
     def act(self, step: Step, signal: str | None, advance: Callable[[int], None] = lambda n: None) -> list[ActionRow]:
         """The actions of the people of `step`, in their order.
@@ -99,21 +107,19 @@ class PolicyStep:
 
     def _encode_prefixes(self, signal: str | None) -> list[SharedPrefix]:
         """One shared prefix per option order; kept while the signal stays the same (the baseline without one)."""
-        kept: dict[tuple[int, ...], SharedPrefix] = {}
-        prefixes = []
-        for order in self.orders:
-            ids = tuple(
-                self.processor.policy_prefix(
-                    self.event.topic, signal, self.plan.answer, order=order, limits=self.limits
-                )
-            )
-            if ids not in self._prefixes and ids not in kept:
-                self.prompt_tokens += len(ids)
-                kept[ids] = encode_prefix(self.backbone, ids)
-            kept.setdefault(ids, self._prefixes.get(ids) or kept[ids])
-            prefixes.append(kept[ids])
-        self._prefixes = kept
-        return prefixes
+        all_ids = [tuple(ids) for ids in self._prefix_ids(signal)]
+        self.prompt_tokens += sum(len(ids) for ids in set(all_ids) - self._counted)
+        self._prefixes = {ids: self._prefixes.get(ids) or encode_prefix(self.backbone, ids) for ids in set(all_ids)}
+        self._counted = set(all_ids)
+        return [self._prefixes[ids] for ids in all_ids]
+
+    def _prefix_ids(self, signal: str | None) -> list[list[int]]:
+        """The shared part of the prompts, one for each option order."""
+        topic, answer = self.event.topic, self.plan.answer
+        return [
+            self.processor.policy_prefix(topic, signal, answer, order=order, limits=self.limits)
+            for order in self.orders
+        ]
 
     def _probabilities(
         self,

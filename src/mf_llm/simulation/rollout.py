@@ -155,10 +155,8 @@ class Rollout:
         """Reads what `save` wrote.
 
         Raises:
-            InputError: if a file is missing or was written by an unknown version.
+            InputError: if a file is missing, cannot be read or was written by an unknown version.
         """
-        import pyarrow.parquet as pq
-
         folder = Path(folder)
         for name in ("rollout.json", "actions.parquet", "steps.parquet"):
             if not (folder / name).is_file():
@@ -166,6 +164,20 @@ class Rollout:
                     f"`folder` must be a folder written by Rollout.save, got {folder} without {name}; the rollout "
                     "cannot be read; finish the run with --resume or name another folder."
                 )
+        try:
+            return cls._read(folder)
+        except InputError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+            raise InputError(
+                f"{folder} must hold a rollout written by Rollout.save, but its files cannot be read "
+                f"({str(error).splitlines()[0] if str(error) else error!r}); simulate again into another folder."
+            ) from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> Rollout:
+        import pyarrow.parquet as pq
+
         record = json.loads((folder / "rollout.json").read_text(encoding="utf-8"))
         if record.pop("schema_version", None) != ROLLOUT_SCHEMA_VERSION:
             raise InputError(

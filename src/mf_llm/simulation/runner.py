@@ -180,6 +180,8 @@ class _Runner:
                 self._take_in(finished_step)
                 seconds.append(finished_step.seconds)
                 self.bar.advance(0 if finished_step.step.real else finished_step.step.n_people)
+            if done and not done[-1].step.real:
+                self.policy.recall(None if self.config.signal == "none" else done[-1].step.signal)
             for step in self.plan.steps[len(done) :]:
                 finished_step = self._step(step)
                 if journal is not None:

@@ -79,9 +79,9 @@ class PopulationHistory:
             parent = self._event.turns[row.turn].parent if row.source == REAL else None
             if parent is not None:
                 self._echoes[parent] += 1
-        self._last.extend(done)
+        self._last.extend(row for row in done if _line(row))
         shares = count_shares(done, self.categories)
-        if shares.n_people:
+        if shares.normalised is not None:
             self.before, self.latest = self.latest, shares
             self._all += np.asarray(shares.total)
             self._n += shares.n_people
@@ -90,7 +90,7 @@ class PopulationHistory:
         """Shares so far and in the latest step, in words and numbers."""
         if self.latest is None or self.latest.normalised is None:
             return NO_SIGNAL_YET
-        overall = Shares(n_people=self._n, total=tuple(self._all)).normalised or self.latest.normalised
+        overall = tuple(float(value) for value in self._all / self._all.sum())
         lines = [f"Of {self._n} people so far: {shares_in_words(self.categories, overall)}."]
         if self.before is not None and self.before.normalised is not None:
             lines.append(
@@ -147,9 +147,9 @@ def shares_in_words(categories: Sequence[str], shares: Sequence[float]) -> str:
 
 
 def action_line(row: ActionRow, *, with_state: bool = False) -> str:
-    """One action on one line: ``label: text``, with the profile in front if asked."""
+    """One action on one line: ``label: text``, with the profile behind it if asked (what is cut off is the profile)."""
     line = _line(row)
-    return f"[{row.state}] {line}" if with_state and row.state else line
+    return f"{line} ({row.state})" if with_state and row.state else line
 
 
 def _amount(share: float) -> str:

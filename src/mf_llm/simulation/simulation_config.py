@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -97,8 +98,8 @@ class SimulationConfig:
                 f'`seconds_per_step` must be a positive number with steps="time", got {self.seconds_per_step!r}; the '
                 "length of a step is not known; set it (3600 for an hour)."
             )
-        if not self.anchor_strength > 0:
-            raise InputError(f"`anchor_strength` must be positive, got {self.anchor_strength!r}; 10 is a good start.")
+        if isinstance(self.anchor_strength, str) or not 0 < self.anchor_strength < math.inf:
+            raise InputError(f"`anchor_strength` must be a positive number, got {self.anchor_strength!r}; 10 is a good start.")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values."""

@@ -1,0 +1,120 @@
+"""Writes the tables of the README out of the committed results, or checks that they are the same.
+
+    python scripts/update_readme.py [--check]
+
+A table stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; its numbers come from files in ``results/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+
+
+def anchors_table(results: Path = RESULTS) -> str:
+    """KL of the forecasters without a language model, per data set, with both yardsticks."""
+    summary = json.loads((results / "anchors/summary.json").read_text(encoding="utf-8"))
+    methods = summary["methods"]
+    head = ["data set", "test events", "W/win", *methods, "reference", "best constant", "sampling alone"]
+    rows = []
+    for record in summary["data_sets"]:
+        yardsticks = record["yardsticks"]
+        rows.append(
+            [
+                record["data_set"],
+                str(record["n_events"]),
+                record["windows"],
+                *(_number(record["methods"][name]["kl"]["value"]) for name in methods),
+                record["reference"],
+                _number(yardsticks["best_constant"]["value"]),
+                _number(yardsticks["sampling_alone"]),
+            ]
+        )
+    for record in summary["surveys"]:
+        for event in record["events"]:
+            if event["subgroup"] is None:
+                kl = [_number(event["methods"][name]["kl"]["value"]) for name in methods]
+                size = f"{event['n_people']} people"
+                rows.append(
+                    [event["event"], size, "w6", *kl, record["reference"], "-", _number(event["sampling_alone"])]
+                )
+    return _table(head, rows)
+
+
+def rollouts_table(results: Path = RESULTS) -> str:
+    """The untuned default backbone beside the reference, per event."""
+    head = ["event", "people", "windows", "KL [95 %]", "KL of the reference", "gain [95 %]", "entropy ratio"]
+    rows = []
+    for path in sorted((results / "untuned").glob("*/evaluation.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if not row["subgroup"]:
+                    rows.append(
+                        [
+                            row["event"],
+                            row["n_people"],
+                            row["n_windows"],
+                            _interval(row, "kl"),
+                            f"{_number(float(row['reference_kl']))} ({row['reference']})",
+                            _interval(row, "gain"),
+                            f"{float(row['entropy_ratio']):.2f}",
+                        ]
+                    )
+    return _table(head, rows)
+
+
+TABLES = {"anchors": anchors_table, "untuned": rollouts_table}
+
+
+def updated(readme: str) -> str:
+    """The README with every table written anew.
+
+    Raises:
+        ValueError: a table has no place in it.
+    """
+    for name, table in TABLES.items():
+        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        text = table()
+        readme, count = pattern.subn(lambda match, text=text: match[1] + text + match[2], readme)
+        if count != 1:
+            raise ValueError(f"README.md must hold the table {name!r} once, found {count} times")
+    return readme
+
+
+def _interval(row: dict[str, str], name: str) -> str:
+    text = _number(float(row[name]))
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{text} [{_number(float(low))}, {_number(float(high))}]" if low and high else text
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="exit with 1 if the README differs from the results")
+    args = parser.parse_args()
+    path = ROOT / "README.md"
+    old = path.read_text(encoding="utf-8")
+    new = updated(old)
+    if args.check and new != old:
+        sys.exit("README.md differs from results/: run python scripts/update_readme.py")
+    path.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
