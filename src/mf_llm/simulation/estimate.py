@@ -116,12 +116,14 @@ def _one(event: Event, plan: Plan, config: SimulationConfig) -> Estimate:
     shared = _INSTRUCTION_TOKENS + choices + _tokens(event.topic)
     shared += 0 if config.signal == "none" else _SIGNAL_TOKENS
     orders = min(config.option_orders, len(plan.answer.options)) if choices else 1
-    prompt = orders * min(shared, config.max_prompt_tokens) * len(rollout_steps)
+    # An anchored readout asks the policy and its base (without adapters it asks neither, which is not known here).
+    passes = 2 if config.anchored else 1
+    prompt = passes * orders * min(shared, config.max_prompt_tokens) * len(rollout_steps)
     for step in rollout_steps:
         states = ["\n".join(render_state(event.turns[i].state)) for i in step.turns]
         lengths = {state: min(_tokens(state), config.max_state_tokens) + 12 for state in states}
         if plan.answer.kind != "text":
-            prompt += sum(length + choices for length in lengths.values())
+            prompt += passes * sum(length + choices for length in lengths.values())
         if plan.answer.kind != "choice":
             prompt += sum(lengths[state] for state in states)
     new = 0

@@ -184,5 +184,5 @@ def _processors(
     # Neutral values, not None: what is None here, `generate` takes from the backbone's own generation config.
     neutral = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "typical_p": 1.0}
     neutral["repetition_penalty"] = 1.0
-    greedy.update(**neutral, max_length=None, num_return_sequences=1, **limits)
+    greedy.update(**neutral, max_length=None, num_beams=1, num_return_sequences=1, **limits)
     return greedy, warpers

@@ -65,8 +65,8 @@ class Journal:
             self._file = self.path.open("ab")
         except OSError as error:
             raise InputError(
-                f"`output` must be a folder that can be written, got {folder} ({error.strerror or error}); nothing was "
-                "simulated; name another folder."
+                f"`output` must be a folder that can be written, got {folder} ({error.strerror or error}); nothing "
+                "was simulated; name another folder."
             ) from error
         if self._file.tell() > length:
             self._file.truncate(length)
@@ -148,8 +148,9 @@ def check_same_run(header: Mapping[str, Any], found: Mapping[str, Any], folder: 
 
 
 def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first key that differs, as a path, and its two values; what the user set comes before what follows from it."""
-    for key in sorted(set(ours) | set(theirs), key=lambda key: (key != "config", key == "resolved", key)):
+    """The first key that differs, as a path, and its two values; what the user set before what follows from it."""
+    follows = ("resolved", "event_hash", "categories")
+    for key in sorted(set(ours) | set(theirs), key=lambda key: (key != "config", key in follows, key)):
         a, b = ours.get(key), theirs.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             inner = _difference(a, b)

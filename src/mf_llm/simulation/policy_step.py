@@ -142,6 +142,7 @@ class PolicyStep:
             if self.carry is None:
                 result[rows] = normalise(scores)
             else:
+                self.prompt_tokens += len(prefix.ids)
                 with self.model.adapters_disabled("policy"):
                     base = self._scores(encode_prefix(self.backbone, prefix.ids), chosen)
                 result[rows] = anchored_probabilities(self.carry, scores, base)

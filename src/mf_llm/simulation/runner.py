@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -281,7 +282,8 @@ def _carry(event: Event, config: SimulationConfig, plan: Plan) -> np.ndarray | N
     options = plan.answer.options
     prior = np.full(len(options), 1.0 / len(options))
     if config.anchor_prior is not None:
-        if set(config.anchor_prior) != set(options) or min(config.anchor_prior.values()) <= 0:
+        positive = all(not isinstance(v, str) and 0 < v < math.inf for v in config.anchor_prior.values())
+        if set(config.anchor_prior) != set(options) or not positive:
             raise InputError(
                 f"`anchor_prior` must give a positive share to each of {list(options)}, got "
                 f"{dict(config.anchor_prior)}; the anchor is not defined."

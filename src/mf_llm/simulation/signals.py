@@ -147,7 +147,7 @@ def shares_in_words(categories: Sequence[str], shares: Sequence[float]) -> str:
 
 
 def action_line(row: ActionRow, *, with_state: bool = False) -> str:
-    """One action on one line: ``label: text``, with the profile behind it if asked (what is cut off is the profile)."""
+    """One action on one line: ``label: text``, with the profile behind it if asked (the profile is cut first)."""
     line = _line(row)
     return f"{line} ({row.state})" if with_state and row.state else line
 

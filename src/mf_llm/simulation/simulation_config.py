@@ -99,7 +99,9 @@ class SimulationConfig:
                 "length of a step is not known; set it (3600 for an hour)."
             )
         if isinstance(self.anchor_strength, str) or not 0 < self.anchor_strength < math.inf:
-            raise InputError(f"`anchor_strength` must be a positive number, got {self.anchor_strength!r}; 10 is a good start.")
+            raise InputError(
+                f"`anchor_strength` must be a positive number, got {self.anchor_strength!r}; 10 is a good start."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values."""
