@@ -50,7 +50,7 @@ def test_the_whole_policy_prompt_word_for_word():
         "<|im_start|>system\nYou are a member of the public. You react to a topic as the person described would."
         "<|im_end|>\n<|im_start|>user\nTopic:\nA rumour about a bridge.\n\nWhat people say so far:\nMost deny it.\n\n"
         "Answer with your stance (one of: query; support; deny).\n\nYou are:\nage: 34\nhome town: Ulm"
-        "<|im_end|>\n<|im_start|>assistant\nStance:"
+        "<|im_end|>\n<|im_start|>assistant\nMy stance is"
     )
     assert [spelled("qwen2", ids) for ids in processor.option_ids(STANCE)] == [
         " support<|im_end|>",

@@ -75,7 +75,8 @@ class AnswerFormat:
     @property
     def opening(self) -> str:
         """The words every answer begins with; the option, or the text, follows."""
-        return TEXT_OPENING if self.kind == "text" else f"{self.name.capitalize()}:"
+        # Chosen on training events of four data sets, where it came nearer to people than "Stance:" or no opening.
+        return TEXT_OPENING if self.kind == "text" else f"My {self.name} is"
 
     def option_text(self, option: str) -> str:
         """What follows the opening when this option is answered, up to where the text begins."""

@@ -19,6 +19,7 @@ from transformers import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from mf_llm.simulation.readout import SharedPrefix, _batches, _outgrows_window
@@ -93,11 +94,12 @@ def generate_keyed(
         segments: N token lists, each row's own part of the prompt, at least one token each.
         keys: N stream keys.
         generation_config: of the role.
-        end_ids: tokens that end an answer.
+        end_ids: tokens that end an answer; those of `generation_config` do too.
         max_new_tokens: bound of an answer.
         line_break_ids: tokens with a line break; if given, an answer also ends at the first of them behind some text.
         batch_tokens: bound of rows times row length.
     """
+    end_ids = _with_own_ends(end_ids, generation_config)
     p = len(prefix.ids) if prefix is not None else 0
     rows: dict[tuple[int, ...], list[int]] = {}
     for i, segment in enumerate(segments):
@@ -116,6 +118,13 @@ def generate_keyed(
         for i, answer in zip(places, generated, strict=True):
             answers[i] = answer
     return [answer for answer in answers if answer is not None]
+
+
+def _with_own_ends(end_ids: Sequence[int], config: GenerationConfig) -> tuple[int, ...]:
+    """The frame's end tokens and the further ones a backbone declares (Llama 3 has several)."""
+    own = config.eos_token_id
+    own = [] if own is None else [own] if isinstance(own, int) else list(own)
+    return tuple(dict.fromkeys([*end_ids, *own]))
 
 
 def _generate_batch(
@@ -180,6 +189,8 @@ def _processors(
             warpers.append(TopPLogitsWarper(config.top_p))
         if config.min_p is not None:
             warpers.append(MinPLogitsWarper(config.min_p))
+        if config.typical_p is not None and config.typical_p < 1.0:
+            warpers.append(TypicalLogitsWarper(config.typical_p))
     greedy = copy.deepcopy(config)
     # Neutral values, not None: what is None here, `generate` takes from the backbone's own generation config.
     neutral = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "typical_p": 1.0}
