@@ -65,7 +65,7 @@ def rollouts_table(results: Path = RESULTS) -> str:
                             _interval(row, "kl"),
                             f"{_number(float(row['reference_kl']))} ({row['reference']})",
                             _interval(row, "gain"),
-                            f"{float(row['entropy_ratio']):.2f}",
+                            f"{float(row['entropy_ratio']):.2f}" if row["entropy_ratio"] else "-",
                         ]
                     )
     return _table(head, rows)

@@ -55,7 +55,11 @@ def test_openings_and_option_texts():
     choice = AnswerFormat(kind="choice", dimension="vaccine_intention", options=("yes", "no"))
     label_text = AnswerFormat(kind="label_text", dimension="stance", options=STANCE)
     text = AnswerFormat(kind="text")
-    assert [one.opening for one in (choice, label_text, text)] == ["My vaccine intention is", "My stance is", "Comment:"]
+    assert [one.opening for one in (choice, label_text, text)] == [
+        "My vaccine intention is",
+        "My stance is",
+        "Comment:",
+    ]
     assert choice.option_text("no") == " no"
     assert label_text.option_text("deny") == " deny\nComment:"
 
