@@ -242,7 +242,7 @@ def test_an_anchor_prior_takes_the_place_of_the_uniform_one():
 @pytest.mark.parametrize("family", ["llama", "gemma3", "mistral", "gpt2"])
 def test_with_adapters_the_anchored_readout_is_the_formula(family):
     pytest.importorskip("peft")
-    model, processor, event = adapted_model(family), processor_of(family), small_event(12)
+    model, processor, event = adapted_model(family, scale=0.1), processor_of(family), small_event(12)
     rollout = run(model, processor, event, anchored=True, action="choice", agents_per_step=4, signal="statistics")
     answer = AnswerFormat(kind="choice", dimension="stance", options=rollout.categories)
     orders = option_orders(permutation(3, stream_key(0, event.event_id, "option order")), 2)
