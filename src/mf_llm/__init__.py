@@ -7,11 +7,10 @@ are imported (see `mf_llm._auto_registration`).
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Any
 
 from mf_llm._auto_registration import register_when_transformers_is_imported
+from mf_llm._lazy_names import lazy_names
 
 __version__ = (Path(__file__).parent / "VERSION").read_text().strip()
 
@@ -38,19 +37,7 @@ _PUBLIC_NAMES = {
     "plot_trajectory": "mf_llm.evaluation",
 }
 
-__all__ = ["__version__", *_PUBLIC_NAMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC_NAMES:
-        value = getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'mf_llm' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
+__getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)
+__all__ += ["__version__"]
 
 register_when_transformers_is_imported()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mf_llm.atomic_files import write_json
 from mf_llm.errors import InputError
 from mf_llm.evaluation.forecasters import Training
 from mf_llm.evaluation.protocol import MAX_LABELLED, Windows, choose_windows, labelled_length
@@ -17,7 +18,6 @@ from mf_llm.events import Event, load_event_sets
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.estimate import Estimate, estimate, remember_speed, remembered_speed
 from mf_llm.simulation.journal import check_same_run
-from mf_llm.simulation.rollout import write_json
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, plan_simulation
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from mf_llm.atomic_files import write_csv, write_json
 from mf_llm.errors import InputError
 from mf_llm.evaluation.distributions import clamp
 from mf_llm.evaluation.forecasters import Method, Training, default_methods, forecast, full_name, method_name
 from mf_llm.evaluation.intervals import N_BOOTSTRAP, Interval, event_draws, generator, window_interval
 from mf_llm.evaluation.protocol import PROTOCOL_VERSION, WindowPlan, Windows, choose_windows, plan_event
-from mf_llm.evaluation.provenance import data_hash, versions, write_csv, write_json
+from mf_llm.evaluation.provenance import data_hash, versions
 from mf_llm.evaluation.scoring import Gains, Replicated, intervals_of, respondent_draws, survey_score
 from mf_llm.evaluation.subgroups import SUBGROUPS, subgroup_plans
 from mf_llm.events.event import Event

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mf_llm.evaluation.provenance import write_csv, write_json
+from mf_llm.atomic_files import write_csv, write_json
 
 COLUMNS = (
     "dataset",

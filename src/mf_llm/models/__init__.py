@@ -5,8 +5,7 @@ Names are imported on first use; none of them needs the Hub.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from mf_llm._lazy_names import lazy_names
 
 _PUBLIC_NAMES = {
     "DEFAULT_BACKBONE": "mf_llm.models.backbones",
@@ -22,16 +21,4 @@ _PUBLIC_NAMES = {
     "tiny_tokenizer": "mf_llm.models.tiny",
 }
 
-__all__ = sorted(_PUBLIC_NAMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC_NAMES:
-        value = getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'mf_llm.models' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from mf_llm._lazy_names import lazy_names
 
-# Imported on first use: the command line plans a run and prints its help without loading torch.
-_MODULES = {
-    "ActionRow": "rollout",
-    "Plan": "steps",
-    "Rollout": "rollout",
-    "SimulationConfig": "simulation_config",
-    "StepRow": "rollout",
-    "choice_distribution": "readout",
-    "load_rollouts": "rollout",
-    "plan_simulation": "steps",
-    "simulate": "runner",
+# The command line plans a run and prints its help without loading torch.
+_PUBLIC_NAMES = {
+    "ActionRow": "mf_llm.simulation.rollout",
+    "Plan": "mf_llm.simulation.steps",
+    "Rollout": "mf_llm.simulation.rollout",
+    "SimulationConfig": "mf_llm.simulation.simulation_config",
+    "StepRow": "mf_llm.simulation.rollout",
+    "choice_distribution": "mf_llm.simulation.readout",
+    "load_rollouts": "mf_llm.simulation.rollout",
+    "plan_simulation": "mf_llm.simulation.steps",
+    "simulate": "mf_llm.simulation.runner",
 }
 
-__all__ = sorted(_MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)

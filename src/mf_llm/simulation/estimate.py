@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mf_llm.atomic_files import write_json
 from mf_llm.events import Event
 from mf_llm.models.prompts import render_state
-from mf_llm.simulation.rollout import Rollout, write_json
+from mf_llm.simulation.rollout import Rollout
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan
 

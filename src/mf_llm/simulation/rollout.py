@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mf_llm.atomic_files import write_json, write_table
 from mf_llm.errors import InputError
 
 if TYPE_CHECKING:
@@ -139,14 +138,9 @@ class Rollout:
 
         Each file is written beside its place and moved there: a crash never leaves half a file.
         """
-        import pyarrow.parquet as pq
-
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, table in (("actions.parquet", self.actions_table()), ("steps.parquet", self.steps_table())):
-            temporary = folder / f".{name}.{os.getpid()}"
-            pq.write_table(table, temporary, compression="zstd")
-            temporary.replace(folder / name)
+        write_table(folder / "actions.parquet", self.actions_table())
+        write_table(folder / "steps.parquet", self.steps_table())
         write_json(folder / "rollout.json", self.metadata())
         return folder
 
@@ -209,13 +203,6 @@ def load_rollouts(run_dir: str | Path) -> list[Rollout]:
             "`mf-llm simulate ... --output DIR` first, or finish it with --resume."
         )
     return [Rollout.load(folder) for folder in folders]
-
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes one JSON file so that readers see the old or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _schema(row_class: type) -> pa.Schema:

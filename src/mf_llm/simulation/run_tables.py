@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mf_llm.atomic_files import write_table
 from mf_llm.simulation.rollout import Rollout
 
 
@@ -15,12 +15,6 @@ def write_run_tables(run_dir: Path, rollouts: Sequence[Rollout]) -> None:
     One line reads them: ``pandas.read_parquet("RUN/actions.parquet")``.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    for name, tables in (
-        ("actions.parquet", [rollout.actions_table() for rollout in rollouts]),
-        ("steps.parquet", [rollout.steps_table() for rollout in rollouts]),
-    ):
-        temporary = run_dir / f".{name}.{os.getpid()}"
-        pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
-        temporary.replace(run_dir / name)
+    write_table(run_dir / "actions.parquet", pa.concat_tables([rollout.actions_table() for rollout in rollouts]))
+    write_table(run_dir / "steps.parquet", pa.concat_tables([rollout.steps_table() for rollout in rollouts]))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from mf_llm.atomic_files import write_json
 from mf_llm.errors import InputError
 from mf_llm.events import Event
 from mf_llm.models.processing_mf_llm import MFLLMProcessor
@@ -23,7 +24,7 @@ from mf_llm.simulation.mean_field_step import MeanFieldStep
 from mf_llm.simulation.policy_step import PolicyStep
 from mf_llm.simulation.progress import Progress
 from mf_llm.simulation.provenance import versions_of
-from mf_llm.simulation.rollout import REAL, ActionRow, Rollout, StepRow, write_json
+from mf_llm.simulation.rollout import REAL, ActionRow, Rollout, StepRow
 from mf_llm.simulation.signals import PopulationHistory, count_shares
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, Step, plan_simulation

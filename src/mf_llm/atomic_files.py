@@ -1,0 +1,73 @@
+"""Files that are written whole or not at all: beside their place first, then moved there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8."""
+    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes a Parquet file."""
+    import pyarrow.parquet as pq
+
+    _write(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes strict JSON: what is not a number becomes null."""
+    write_text(path, json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes rows with exactly these columns; None and nan become empty, numbers get 6 significant digits."""
+    buffer = StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row[column]) for column in columns] for row in rows)
+    write_text(path, buffer.getvalue())
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """Numbers, lists and dicts of Python out of those of numpy; nan and infinity become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, (np.integer, np.bool_)):
+        return value.item()
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _cell(value: Any) -> Any:
+    value = plain(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else value
