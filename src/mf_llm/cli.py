@@ -27,6 +27,8 @@ app = typer.Typer(
 Split = StrEnum("Split", {name: name for name in ("train", "validation", "test")})
 Signal = StrEnum("Signal", {name: name for name in ("text", "statistics", "both", "none", "recent", "popular")})
 Readout = StrEnum("Readout", {name: name for name in ("exact", "sampled")})
+Action = StrEnum("Action", {name: name for name in ("auto", "text", "choice", "label_text")})
+Steps = StrEnum("Steps", {name: name for name in ("auto", "count", "time", "wave")})
 Dtype = StrEnum("Dtype", {name: name for name in ("auto", "float32", "bfloat16", "float16")})
 
 # typer carries its own copy of click or uses the installed one, depending on its version; this is the right class in
@@ -65,7 +67,13 @@ def simulate(
         Readout, typer.Option(help="Probabilities of all options, or one drawn action.")
     ] = Readout.exact,
     anchored: Annotated[bool, typer.Option("--anchored", help="Perturb the warm-up's shares instead.")] = False,
-    agents_per_step: Annotated[int, typer.Option(min=1, help="People who act together.")] = 16,
+    dimension: Annotated[str | None, typer.Option(help="What is read out of actions.  [default: the first]")] = None,
+    action: Annotated[Action, typer.Option(help="What an action is; auto looks at the warm-up.")] = Action.auto,
+    steps: Annotated[
+        Steps, typer.Option(help="Who acts together; auto takes waves where there are any.")
+    ] = Steps.auto,
+    agents_per_step: Annotated[int, typer.Option(min=1, help="People who act together (by count).")] = 16,
+    seconds_per_step: Annotated[float | None, typer.Option(help="Length of a time slot (by time).")] = None,
     people_per_wave: Annotated[
         int | None, typer.Option(min=1, help="Simulate a sample of this many people of a step (for large waves).")
     ] = None,
@@ -102,7 +110,11 @@ def simulate(
                 "signal": signal.value,
                 "readout": readout.value,
                 "anchored": anchored,
+                "dimension": dimension,
+                "action": action.value,
+                "steps": steps.value,
                 "agents_per_step": agents_per_step,
+                "seconds_per_step": seconds_per_step,
                 "max_people_per_step": people_per_wave,
                 "warm_up": int(warm_up) if warm_up is not None and warm_up.isdigit() else warm_up,
                 "max_actions": max_actions,

@@ -126,7 +126,13 @@ def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], o
 
 
 def _job(name: str, events: list[Event], request: SimulateRequest) -> _Job:
-    dimension = next((d for event in events for d in event.dimensions), None)
+    first = next((d for event in events for d in event.dimensions), None)
+    dimension = None if request.options.get("action") == "text" else request.options.get("dimension") or first
+    if dimension is not None and not any(dimension in event.dimensions for event in events):
+        raise InputError(
+            f"`--dimension` must be one that the events of {name} have, got {dimension!r}; it cannot be read; leave "
+            "it out for the first."
+        )
     windows = choose_windows(events, dimension) if dimension is not None else None
     options = dict(request.options)
     surveys = windows is not None and windows.waves
