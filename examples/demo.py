@@ -25,7 +25,7 @@ from mf_llm.events import Event
 from mf_llm.models.backbones import DEFAULT_BACKBONE
 from mf_llm.models.loading import load_model_and_processor
 from mf_llm.simulation import Rollout
-from mf_llm.simulation.run_tables import write_run_tables
+from mf_llm.simulation.run_folder import write_run_tables
 
 SAMPLE = 400  # people of the judged wave, both groups of the survey together
 

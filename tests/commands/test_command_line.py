@@ -133,6 +133,15 @@ def test_run_folder_is_not_overwritten_and_can_be_resumed(run, tmp_path, tiny_fo
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == files
 
 
+def test_one_event_id_in_two_data_sets_is_refused_before_anything_runs(run, tmp_path, tiny_folder):
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / "events").mkdir(exist_ok=True)
+        labelled_file(tmp_path / "events" / name, n_events=1)
+    code, _, err = run(*quick(tiny_folder, tmp_path / "events", "--output", tmp_path / "run"))
+    assert code == 2 and "`event_id` must differ" in err and "'test-0' 2 times" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_changed_events_are_not_scored(run, tmp_path, tiny_folder):
     events, output = labelled_file(tmp_path / "events.jsonl", n_events=1), tmp_path / "run"
     assert run(*quick(tiny_folder, events, "--output", output))[0] == 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mf_llm.errors import InputError
 from mf_llm.events import Event, load_event_sets
 from mf_llm.simulation.rollout import Rollout, load_rollouts
+from mf_llm.simulation.run_folder import rollout_name
 
 if TYPE_CHECKING:
     from mf_llm.evaluation import EvaluationReport
@@ -59,7 +60,6 @@ def _source(run_dir: Path) -> str:
 
 def _plot(rollouts: Sequence[Rollout], sets: dict[str, list[Event]], folder: Path) -> None:
     from mf_llm.evaluation import plot_trajectory
-    from mf_llm.simulation.runner import rollout_name
 
     by_hash = {event.content_hash(): (event, events) for events in sets.values() for event in events}
     groups: dict[str, list[Rollout]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from mf_llm.events import Event, load_event_sets
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.estimate import Estimate, estimate, remember_speed, remembered_speed
 from mf_llm.simulation.journal import check_same_run
+from mf_llm.simulation.run_folder import check_distinct_ids, write_run_tables
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, plan_simulation
 
@@ -66,6 +68,7 @@ def run_simulate(request: SimulateRequest) -> None:
             f"`EVENTS` must hold an event that can be simulated like this, got none in {request.events} "
             f"({n_skipped} left out); change --split, --event or --warm-up."
         )
+    check_distinct_ids([event for job in jobs for event in job.events])
     model_name = request.model or DEFAULT_BACKBONE
     speed = remembered_speed(model_name, request.dtype)
     total = Estimate.total([estimate(job.events, job.plans, job.config) for job in jobs for _ in request.seeds])
@@ -87,38 +90,26 @@ def run_simulate(request: SimulateRequest) -> None:
 
 
 def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], output: Path) -> None:
-    import time
-
     from transformers.utils.logging import disable_progress_bar
 
     from mf_llm.models.loading import load_model_and_processor
-    from mf_llm.simulation.run_tables import write_run_tables
     from mf_llm.simulation.runner import simulate
 
     disable_progress_bar()  # that of loading weights; the simulation has its own
     model, processor = load_model_and_processor(model_name, dtype=request.dtype)
-    start, tokens, failed = time.perf_counter(), Estimate(), 0
-    rollouts = []
+    start, rollouts = time.perf_counter(), []
     for job in jobs:
         for seed in request.seeds:
             config = replace(job.config, seed=seed)
-            done = simulate(
-                model,
-                processor,
-                job.events,
-                config,
-                output=output,
-                resume=request.resume,
-                data_set=job.data_set,
+            rollouts += simulate(
+                model, processor, job.events, config, output=output, resume=request.resume, data_set=job.data_set
             )
-            rollouts += done
-            tokens += Estimate.of_rollouts(done)
-            failed += sum(rollout.n_failed for rollout in done)
     write_run_tables(output, rollouts)
     seconds = time.perf_counter() - start
     if not request.resume:
-        remember_speed(model_name, request.dtype, tokens, seconds)
+        remember_speed(model_name, request.dtype, Estimate.of_rollouts(rollouts), seconds)
     people = sum(len(rollout.simulated()) for rollout in rollouts)
+    failed = sum(rollout.n_failed for rollout in rollouts)
     print(
         f"{len(rollouts)} rollouts, {people} people simulated in {seconds:.0f} s ({people / seconds:.1f} people/s), "
         f"{failed} failed generations.\nRun folder: {output}\nScore it: mf-llm evaluate {shlex.quote(str(output))}"

@@ -13,10 +13,10 @@ from mf_llm.events.event import Event
 _PACKAGES = ("numpy", "scipy")
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
     """Versions of this package, of Python and of the packages the numbers come from."""
     found = {"mf_llm": mf_llm.__version__, "python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return found | {name: importlib.metadata.version(name) for name in packages}
 
 
 def data_hash(events: Iterable[Event]) -> str:

@@ -32,11 +32,7 @@ def load_model_and_processor(
     model = load_model(name_or_path, dtype=dtype).eval()
     if torch.cuda.is_available():
         model = model.to("cuda")
-    return model, _processor(name_or_path, model)
-
-
-def _processor(name_or_path: str | os.PathLike, model: MFLLMForSimulation) -> MFLLMProcessor:
     folder = find_simulation_checkpoint(name_or_path)
     if folder is not None:
-        return MFLLMProcessor.from_pretrained(folder)
-    return MFLLMProcessor.from_backbones(os.fspath(name_or_path))
+        return model, MFLLMProcessor.from_pretrained(folder)
+    return model, MFLLMProcessor.from_backbones(os.fspath(name_or_path))

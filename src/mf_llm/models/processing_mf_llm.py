@@ -190,7 +190,6 @@ class MFLLMProcessor(ProcessorMixin):
         lines: Sequence[str],
         *,
         tally: str | None = None,
-        language: str = "en",
         limits: PromptLimits | None = None,
     ) -> list[int]:
         """The prompt that asks the mean-field model for the next signal.
@@ -200,7 +199,6 @@ class MFLLMProcessor(ProcessorMixin):
             previous: the signal so far, or None.
             lines: one line per listed action, oldest first; the oldest are dropped where they do not all fit.
             tally: the shares of this step in words, or None.
-            language: language code of what people write.
             limits: bounds.
         """
         limits = limits or PromptLimits()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
+from mf_llm.atomic_files import plain
 from mf_llm.errors import InputError
 from mf_llm.simulation.rollout import ActionRow, StepRow
 
@@ -52,7 +53,7 @@ class Journal:
     def __init__(self, folder: Path, header: Mapping[str, Any], *, resume: bool) -> None:
         self.folder, self.path = folder, folder / JOURNAL
         self.finished: list[FinishedStep] = []
-        self._header = json.loads(json.dumps(header))
+        self._header = plain(header)
         self._file: IO[bytes] | None = None
         if not resume and (self.path.exists() or (folder / "rollout.json").exists()):
             raise InputError(

@@ -9,9 +9,9 @@ import numpy as np
 
 from mf_llm.events import Event
 from mf_llm.models.processing_mf_llm import MFLLMProcessor
+from mf_llm.simulation.bounds import max_new_tokens, prompt_limits
 from mf_llm.simulation.generation import generate_keyed
 from mf_llm.simulation.keyed_draws import keyed_sample, stream_key
-from mf_llm.simulation.policy_step import prompt_limits
 from mf_llm.simulation.rollout import FAILED, ActionRow
 from mf_llm.simulation.signals import action_line, count_shares, shares_in_words
 from mf_llm.simulation.simulation_config import SimulationConfig
@@ -26,7 +26,7 @@ class MeanFieldStep:
 
     Args:
         model, processor: the two models and their prompts.
-        event: its topic and language are read.
+        event: its topic is read.
         config, plan: how to simulate.
     """
 
@@ -41,7 +41,7 @@ class MeanFieldStep:
         self.backbone, self.processor = model.backbone("mean_field"), processor
         self.event, self.config, self.plan = event, config, plan
         self.generation_config = model.generation_config_of("mean_field")
-        self.max_new_tokens = config.signal_max_tokens or self.generation_config.max_new_tokens or 96
+        self.max_new_tokens = max_new_tokens(model, "mean_field", config)
         self.prompt_tokens = self.new_tokens = 0
 
     def prompt(self, step: Step, rows: Sequence[ActionRow], previous: str | None) -> list[int]:

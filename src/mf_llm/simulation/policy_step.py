@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mf_llm.events import Event
-from mf_llm.models.processing_mf_llm import MFLLMProcessor, PromptLimits
+from mf_llm.models.processing_mf_llm import MFLLMProcessor
 from mf_llm.models.prompts import render_state
+from mf_llm.simulation.bounds import max_new_tokens, prompt_limits
 from mf_llm.simulation.generation import Generated, generate_keyed
 from mf_llm.simulation.keyed_draws import draw_categories, permutation, stream_key
 from mf_llm.simulation.readout import (
@@ -51,7 +52,7 @@ class PolicyStep:
         self.event, self.config, self.plan, self.carry = event, config, plan, carry
         self.limits = prompt_limits(config)
         self.generation_config = model.generation_config_of("policy")
-        self.max_new_tokens = config.max_new_tokens or self.generation_config.max_new_tokens or 50
+        self.max_new_tokens = max_new_tokens(model, "policy", config)
         options = plan.answer.options
         first = permutation(len(options), stream_key(config.seed, event.event_id, "option order"))
         self.orders: list[list[int] | None] = [*option_orders(first, config.option_orders)] if options else [None]
@@ -232,12 +233,3 @@ class PolicyStep:
             source=SIMULATED if failure is None else FAILED,
             failure=failure,
         )
-
-
-def prompt_limits(config: SimulationConfig) -> PromptLimits:
-    """The prompt bounds of a simulation."""
-    return PromptLimits(
-        max_prompt_tokens=config.max_prompt_tokens,
-        max_state_tokens=config.max_state_tokens,
-        max_action_tokens=config.max_action_tokens,
-    )

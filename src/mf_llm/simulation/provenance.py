@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import platform
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-import mf_llm
+from mf_llm.evaluation.provenance import versions
 
 if TYPE_CHECKING:
     from mf_llm.models import MFLLMForSimulation
@@ -21,10 +19,7 @@ def versions_of(model: MFLLMForSimulation) -> dict[str, Any]:
     Returns:
         Plain values, equal for equal code and weights.
     """
-    packages = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
-    return packages | {
-        "mf_llm": mf_llm.__version__,
-        "python": platform.python_version(),
+    return versions(("torch", "transformers", "tokenizers", "numpy")) | {
         "policy_base": model.config.policy_base,
         "mean_field_base": model.config.mean_field_base,
         "prompt_version": model.config.prompt_version,

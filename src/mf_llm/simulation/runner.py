@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from mf_llm.atomic_files import write_json
+from mf_llm.atomic_files import plain, write_json
 from mf_llm.errors import InputError
 from mf_llm.events import Event
 from mf_llm.models.processing_mf_llm import MFLLMProcessor
 from mf_llm.models.prompts import NO_SIGNAL_YET, PROMPT_VERSION, render_state
+from mf_llm.simulation.bounds import within_context
 from mf_llm.simulation.journal import FinishedStep, Journal, check_same_run
 from mf_llm.simulation.mean_field_step import MeanFieldStep
 from mf_llm.simulation.policy_step import PolicyStep
 from mf_llm.simulation.progress import Progress
 from mf_llm.simulation.provenance import versions_of
 from mf_llm.simulation.rollout import REAL, ActionRow, Rollout, StepRow
+from mf_llm.simulation.run_folder import check_distinct_ids, rollout_name
 from mf_llm.simulation.signals import PopulationHistory, count_shares
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, Step, plan_simulation
@@ -81,6 +79,8 @@ def simulate(
     """
     config = config or SimulationConfig()
     events = [event] if isinstance(event, Event) else list(event)
+    if output is not None:
+        check_distinct_ids(events)
     _check_model(model, processor)
     plans = [plan_simulation(one, config) for one in events]
     versions = versions_of(model)
@@ -98,14 +98,6 @@ def simulate(
     finally:
         model.train(was_training)
     return rollouts[0] if isinstance(event, Event) else rollouts
-
-
-def rollout_name(event_id: str, seed: int) -> str:
-    """The folder name of one rollout: readable, valid on every file system, distinct for distinct ids."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", event_id).strip("-.")[:80]
-    if slug != event_id:
-        slug = f"{slug}-{hashlib.sha256(event_id.encode()).hexdigest()[:8]}"
-    return f"{slug}-seed{seed}"
 
 
 def _check_model(model: MFLLMForSimulation, processor: MFLLMProcessor) -> None:
@@ -138,7 +130,7 @@ class _Runner:
         data_set: str | None,
         bar: Progress,
     ) -> None:
-        config = _within_context(model, config, plan)
+        config = within_context(model, config)
         self.event, self.config, self.plan, self.bar = event, config, plan, bar
         self.policy = PolicyStep(model, processor, event, config, plan, _carry(event, config, plan))
         self.mean_field = MeanFieldStep(model, processor, event, config, plan)
@@ -170,7 +162,7 @@ class _Runner:
         header = {key: value for key, value in self.rollout.metadata().items() if key != "n_failed"}
         if folder is not None and resume and (folder / "rollout.json").exists():
             finished = Rollout.load(folder)
-            check_same_run(_plain(header), _plain(finished.metadata()), folder)
+            check_same_run(plain(header), plain(finished.metadata()), folder)
             self.bar.advance(self.plan.n_simulated)
             Journal.discard(folder)
             return finished
@@ -294,25 +286,3 @@ def _carry(event: Event, config: SimulationConfig, plan: Plan) -> np.ndarray | N
     windows = Windows(0, 0, waves=True) if plan.steps[0].wave is not None else Windows(1, 1)
     cut = plan_event(event, windows, plan.answer.dimension, start=plan.warm_up)
     return dirichlet(cut.counts(cut.latest if windows.waves else cut.warm_up), prior, config.anchor_strength)
-
-
-def _within_context(model: MFLLMForSimulation, config: SimulationConfig, plan: Plan) -> SimulationConfig:
-    """Lowers `max_prompt_tokens` to what the backbones' positions leave beside the answer."""
-    limit = config.max_prompt_tokens
-    for role, default in (("policy", 50), ("mean_field", 96)):
-        backbone = model.backbone(role)
-        positions = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-        asked = config.max_new_tokens if role == "policy" else config.signal_max_tokens
-        room = (asked or model.generation_config_of(role).max_new_tokens or default) + 64
-        if positions is not None:
-            limit = min(limit, positions - room)
-    if limit < 64:
-        raise InputError(
-            f"`model` must have room for a prompt, but its positions leave {limit} tokens beside the answer; lower "
-            "`max_new_tokens` and `signal_max_tokens`, or use a backbone with a longer context."
-        )
-    return replace(config, max_prompt_tokens=limit)
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(record))
