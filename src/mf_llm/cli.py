@@ -67,6 +67,9 @@ def simulate(
         Readout, typer.Option(help="Probabilities of all options, or one drawn action.")
     ] = Readout.exact,
     anchored: Annotated[bool, typer.Option("--anchored", help="Perturb the warm-up's shares instead.")] = False,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Divide by the options' likelihoods under a prompt without content.")
+    ] = False,
     dimension: Annotated[str | None, typer.Option(help="What is read out of actions.  [default: the first]")] = None,
     action: Annotated[Action, typer.Option(help="What an action is; auto looks at the warm-up.")] = Action.auto,
     steps: Annotated[
@@ -84,10 +87,19 @@ def simulate(
     max_actions: Annotated[
         int | None, typer.Option(min=1, help="Actions of an event, warm-up included.  [default: 304; surveys: all]")
     ] = None,
+    writers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="At most this many people of a step write a text beside their label.  [default: all]"
+        ),
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Bound of a person's text, in tokens.")] = None,
     signal_max_tokens: Annotated[int | None, typer.Option(min=1, help="Bound of a signal, in tokens.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, one rollout each.")] = 1,
+    events_together: Annotated[
+        int, typer.Option(min=1, help="Events that are simulated side by side: faster, and more memory.")
+    ] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the run folder.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print steps, tokens and time, and stop.")] = False,
 ) -> None:
@@ -104,12 +116,14 @@ def simulate(
             model=model,
             dtype=dtype.value,
             seeds=tuple(range(seed, seed + seeds)),
+            events_together=events_together,
             resume=resume,
             dry_run=dry_run,
             options={
                 "signal": signal.value,
                 "readout": readout.value,
                 "anchored": anchored,
+                "calibrated": calibrated,
                 "dimension": dimension,
                 "action": action.value,
                 "steps": steps.value,
@@ -118,6 +132,7 @@ def simulate(
                 "max_people_per_step": people_per_wave,
                 "warm_up": int(warm_up) if warm_up is not None and warm_up.isdigit() else warm_up,
                 "max_actions": max_actions,
+                "writers": writers,
                 "max_new_tokens": max_new_tokens,
                 "signal_max_tokens": signal_max_tokens,
             },

@@ -1,10 +1,13 @@
-"""A run that kills itself (SIGKILL) behind a given number of journal lines: ``killed_run.py FOLDER LINES SIGNAL``."""
+"""A run that kills itself (SIGKILL) behind a given number of journal lines: ``killed_run.py FOLDER LINES SIGNAL [N]``.
+
+With N, the events of `several_events` are simulated, N together; without it, one event.
+"""
 
 import os
 import signal
 import sys
 
-from small_events import model_of, processor_of, run, small_event
+from small_events import model_of, processor_of, run, several_events, small_event
 
 from mf_llm.simulation import journal
 
@@ -22,4 +25,6 @@ def append_and_die(self, record):
 
 
 journal.Journal._append = append_and_die
-run(model_of("qwen2"), processor_of("qwen2"), small_event(14), output=folder, signal=kind)
+together = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+events = several_events() if len(sys.argv) > 4 else small_event(14)
+run(model_of("qwen2"), processor_of("qwen2"), events, output=folder, together=together, signal=kind)

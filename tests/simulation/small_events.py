@@ -85,11 +85,21 @@ def small_event(n: int = 14, *, waves: tuple[int, ...] = (), event_id: str = "ru
     return Event(event_id=event_id, topic=topic, turns=tuple(turns), **arguments)
 
 
-def run(model, processor, event, output=None, resume=False, **settings) -> Rollout:
-    """A rollout with settings that are quick with tiny models."""
+def several_events() -> list[Event]:
+    """Events of different lengths, 3 to 7 steps of three people behind 8 turns of warm-up."""
+    sizes = {"one": 14, "two": 9, "three": 20, "four": 11, "five": 17}
+    return [
+        replace(small_event(n, event_id=name), topic=f"A rumour about bridge {name}. " + "It is old. " * (n % 4))
+        for name, n in sizes.items()
+    ]
+
+
+def run(model, processor, event, output=None, resume=False, together=1, **settings) -> Rollout:
+    """A rollout with settings that are quick with tiny models; `together`: see `events_together` of `simulate`."""
     quick = {"max_new_tokens": 5, "signal_max_tokens": 8, "agents_per_step": 3, "warm_up": 8, "max_prompt_tokens": 600}
     config = SimulationConfig(**quick | settings)
-    return simulate(model, processor, event, config, output=output, resume=resume, progress=False)
+    where = {"output": output, "resume": resume, "events_together": together}
+    return simulate(model, processor, event, config, progress=False, **where)
 
 
 def outcome(rollout: Rollout) -> tuple:

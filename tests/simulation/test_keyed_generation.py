@@ -27,7 +27,7 @@ def config_of(family, **changes):
     return config
 
 
-def written_out(backbone, ids, key, *, end_ids, config, breaks=()):
+def written_out(backbone, ids, key, *, end_ids, config):
     """The same answer by a plain loop over full sequences: no cache, no padding, no `generate`."""
     warpers = LogitsProcessorList([TemperatureLogitsWarper(config.temperature), TopPLogitsWarper(config.top_p)])
     answer: list[int] = []
@@ -45,11 +45,9 @@ def written_out(backbone, ids, key, *, end_ids, config, breaks=()):
             scores = torch.log_softmax(scores, dim=-1) + gumbel_noise(signed, counter, scores.shape[1])
         token = int(scores.argmax())
         if token in end_ids:
-            break
+            return Generated(tuple(answer), end=token)
         answer.append(token)
-        if token in breaks and any(one not in breaks for one in answer):
-            break
-    return tuple(answer)
+    return Generated(tuple(answer))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -67,7 +65,7 @@ def test_a_shared_prefix_gives_what_full_prompts_give(family, length, how):
     settings = {"generation_config": config, "end_ids": end_ids, "max_new_tokens": NEW}
     found = generate_keyed(backbone, encode_prefix(backbone, prefix), segments, keys, **settings)
     expected = [
-        Generated(written_out(backbone, prefix + segment, key, end_ids=end_ids, config=config))
+        written_out(backbone, prefix + segment, key, end_ids=end_ids, config=config)
         for segment, key in zip(segments, keys, strict=True)
     ]
     assert found == expected
@@ -93,7 +91,7 @@ def test_end_tokens_end_an_answer_and_are_left_out(family):
         ended = generate_keyed(
             backbone, None, [prompt, random_ids(4, 9)], [1, 2], end_ids=[7, free[place]], **settings
         )
-        assert ended[0] == Generated(free[: free.index(free[place])])
+        assert ended[0] == Generated(free[: free.index(free[place])], end=free[place])
 
 
 @pytest.mark.parametrize("family", ["qwen3", "mistral"])
@@ -186,7 +184,7 @@ def test_broken_logits_after_the_end_of_an_answer_do_not_matter():
     finally:
         hook.remove()
     assert len(calls) == NEW
-    assert found == [Generated(free[0][:1]), Generated(free[1])]
+    assert found == [Generated(free[0][:1], end=free[0][1]), Generated(free[1])]
 
 
 def test_draws_follow_the_distribution_of_the_model():

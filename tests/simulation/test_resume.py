@@ -179,6 +179,8 @@ OTHER = {
     "config.signal_max_tokens = 8": {"signal_max_tokens": 9},
     "config.max_prompt_tokens = 600": {"max_prompt_tokens": 700},
     "config.anchored = False": {"anchored": True},
+    "config.calibrated = False": {"calibrated": True},
+    "config.writers = None": {"writers": 2},
     "event_hash = ": {"event": with_turns(small_event(14), at={13: {"action": "Something else."}})},
     "event_id = 'rumour-1'": {"event": small_event(14, event_id="rumour-2")},
 }

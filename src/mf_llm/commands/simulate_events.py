@@ -13,8 +13,8 @@ from typing import Any
 
 from mf_llm.atomic_files import write_json
 from mf_llm.errors import InputError
-from mf_llm.evaluation.forecasters import Training
 from mf_llm.evaluation.protocol import MAX_LABELLED, Windows, choose_windows, labelled_length
+from mf_llm.evaluation.protocol_config import protocol_config
 from mf_llm.events import Event, load_event_sets
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.estimate import Estimate, estimate, remember_speed, remembered_speed
@@ -36,6 +36,7 @@ class SimulateRequest:
     model: str | None = None
     dtype: str = "auto"
     seeds: tuple[int, ...] = (0,)
+    events_together: int = 1
     resume: bool = False
     dry_run: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +71,9 @@ def run_simulate(request: SimulateRequest) -> None:
         )
     check_distinct_ids([event for job in jobs for event in job.events])
     model_name = request.model or DEFAULT_BACKBONE
-    speed = remembered_speed(model_name, request.dtype)
+    # Side by side is faster; where that was never measured, the speed of one after the other is on the safe side.
+    speed = remembered_speed(_batched_name(request, model_name), request.dtype)
+    speed = speed or remembered_speed(model_name, request.dtype)
     total = Estimate.total([estimate(job.events, job.plans, job.config) for job in jobs for _ in request.seeds])
     print(total.describe(model_name, speed, n_seeds=len(request.seeds)))
     if request.dry_run:
@@ -102,12 +105,19 @@ def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], o
         for seed in request.seeds:
             config = replace(job.config, seed=seed)
             rollouts += simulate(
-                model, processor, job.events, config, output=output, resume=request.resume, data_set=job.data_set
+                model,
+                processor,
+                job.events,
+                config,
+                output=output,
+                resume=request.resume,
+                data_set=job.data_set,
+                events_together=request.events_together,
             )
     write_run_tables(output, rollouts)
     seconds = time.perf_counter() - start
     if not request.resume:
-        remember_speed(model_name, request.dtype, Estimate.of_rollouts(rollouts), seconds)
+        remember_speed(_batched_name(request, model_name), request.dtype, Estimate.of_rollouts(rollouts), seconds)
     people = sum(len(rollout.simulated()) for rollout in rollouts)
     failed = sum(rollout.n_failed for rollout in rollouts)
     print(
@@ -125,18 +135,10 @@ def _job(name: str, events: list[Event], request: SimulateRequest) -> _Job:
             "it out for the first."
         )
     windows = choose_windows(events, dimension) if dimension is not None else None
-    options = dict(request.options)
-    surveys = windows is not None and windows.waves
-    if options.get("warm_up") is None and windows is not None and not surveys:
-        options["warm_up"] = windows.warm_up
-    if options.get("max_actions") is None and not surveys:
-        options["max_actions"] = MAX_LABELLED
-    config = SimulationConfig(**options)
-    if config.anchored and dimension is not None and windows is not None:
-        categories = next(event.dimensions[dimension] for event in events if dimension in event.dimensions)
-        training = Training(events, windows, dimension, categories)
-        prior = {category: float(p) for category, p in zip(categories, training.prior, strict=True)}
-        config = replace(config, anchor_prior=prior, anchor_strength=training.alpha)
+    if dimension is not None:
+        config = protocol_config(events, request.options)
+    else:
+        config = SimulationConfig(**request.options | {"max_actions": request.options["max_actions"] or MAX_LABELLED})
     chosen, plans, skipped = [], [], []
     for event in events:
         if request.split is not None and event.split != request.split:
@@ -204,6 +206,11 @@ def _check_resumed(record: dict[str, Any], found: dict[str, Any], output: Path) 
     for name in record["data_sets"].keys() & found.get("data_sets", {}).keys():
         ours, theirs = record["data_sets"][name], found["data_sets"][name]
         check_same_run({"config": ours["config"]}, {"config": theirs["config"]}, output)
+
+
+def _batched_name(request: SimulateRequest, model_name: str) -> str:
+    """What a measured speed is remembered under."""
+    return model_name if request.events_together == 1 else f"{model_name} x{request.events_together}"
 
 
 def _default_name(events: str) -> str:

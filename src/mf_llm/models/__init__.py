@@ -14,7 +14,7 @@ _PUBLIC_NAMES = {
     "MFLLMOutput": "mf_llm.models.modeling_mf_llm",
     "MFLLMProcessor": "mf_llm.models.processing_mf_llm",
     "load_backbone": "mf_llm.models.backbones",
-    "load_model": "mf_llm.models.modeling_mf_llm",
+    "load_model": "mf_llm.models.loading",
     "load_tokenizer": "mf_llm.models.backbones",
     "packaged_checkpoints": "mf_llm.models.checkpoints",
     "tiny_backbone": "mf_llm.models.tiny",

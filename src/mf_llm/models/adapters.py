@@ -6,7 +6,7 @@ Only saving and loading need peft; whoever has adapters in a model has imported 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from mf_llm.errors import InputError
 from mf_llm.models.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -94,13 +95,21 @@ def check_bases_are_named(config: MFLLMConfig) -> None:
         )
 
 
-def save_adapters(model: MFLLMForSimulation, folder: str | Path) -> None:
-    """Writes the adapters of both roles in the format of peft, so that ``PeftModel.from_pretrained`` reads them."""
+def save_adapters(
+    model: MFLLMForSimulation, folder: str | Path, state_dict: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Writes the adapters of both roles in the format of peft, so that ``PeftModel.from_pretrained`` reads them.
+
+    Args:
+        model: the composite.
+        folder: an existing folder.
+        state_dict: the weights of the composite where its own are sharded; by default its own.
+    """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     name = _only_adapter(model)
-    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, state_dict, adapter_name=name, save_embedding_layers=False)
     state = {f"base_model.model.{key}": value.detach().cpu().contiguous() for key, value in state.items()}
     save_file(state, str(Path(folder) / ADAPTER_WEIGHTS_FILE), metadata={"format": "pt"})
     peft_config = model.peft_config[name]
@@ -111,6 +120,28 @@ def save_adapters(model: MFLLMForSimulation, folder: str | Path) -> None:
         peft_config.save_pretrained(folder)
     finally:
         peft_config.inference_mode, peft_config.base_model_name_or_path = inference_mode, base
+
+
+def load_adapter_weights(model: MFLLMForSimulation, folder: str | Path) -> None:
+    """Sets the adapters a model has to those of a folder, in place.
+
+    Raises:
+        InputError: the folder's adapters are not those of the model.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    path, name = Path(folder) / ADAPTER_WEIGHTS_FILE, _only_adapter(model)
+    if not path.is_file():
+        raise InputError(f"A checkpoint of a training run must hold {path.name}, {folder} does not; choose another.")
+    stored = {key.removeprefix("base_model.model."): value for key, value in load_file(str(path)).items()}
+    expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if {k: tuple(v.shape) for k, v in stored.items()} != {k: tuple(v.shape) for k, v in expected.items()}:
+        raise InputError(
+            f"The adapters in {folder} must be of the shape the model's have, but they differ; resume with the "
+            "adapter settings the run began with."
+        )
+    set_peft_model_state_dict(model, stored, adapter_name=name)
 
 
 def load_adapters(model: MFLLMForSimulation, folder: str | Path, *, is_trainable: bool = False) -> MFLLMForSimulation:

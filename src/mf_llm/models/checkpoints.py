@@ -15,6 +15,8 @@ from mf_llm.models.hub_files import cached_snapshot, fetch_snapshot, hub_is_reac
 MODEL_TYPE = "mf_llm"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+# What `find_checkpoint` takes beside the name.
+DOWNLOAD_ARGUMENTS = ("revision", "cache_dir", "local_files_only", "force_download", "token")
 
 
 def packaged_checkpoints() -> tuple[str, ...]:

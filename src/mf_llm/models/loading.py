@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mf_llm.models.backbones import preferred_dtype
-from mf_llm.models.checkpoints import find_simulation_checkpoint
-from mf_llm.models.modeling_mf_llm import load_model
+from mf_llm.models.checkpoints import DOWNLOAD_ARGUMENTS, find_simulation_checkpoint
+from mf_llm.models.modeling_mf_llm import MFLLMForSimulation
 from mf_llm.models.processing_mf_llm import MFLLMProcessor
 
-if TYPE_CHECKING:
-    from mf_llm.models.modeling_mf_llm import MFLLMForSimulation
+
+def load_model(name_or_path: str | os.PathLike, **kwargs: Any) -> MFLLMForSimulation:
+    """Loads a checkpoint of `MFLLMForSimulation`, or makes an untuned one from a plain language model.
+
+    Args:
+        name_or_path: as for `MFLLMForSimulation.from_pretrained`, or a causal language model's folder or Hub id, which
+            becomes the base of both roles.
+        **kwargs: passed on to `MFLLMForSimulation.from_pretrained` or `MFLLMForSimulation.from_backbones`.
+
+    Raises:
+        InputError: it is neither; the message lists where it was looked for.
+    """
+    download = {key: kwargs[key] for key in DOWNLOAD_ARGUMENTS if key in kwargs}
+    if find_simulation_checkpoint(name_or_path, **download) is not None:
+        return MFLLMForSimulation.from_pretrained(name_or_path, **kwargs)
+    kwargs = {("policy_revision" if key == "revision" else key): value for key, value in kwargs.items()}
+    return MFLLMForSimulation.from_backbones(name_or_path, **kwargs)
 
 
 def load_model_and_processor(

@@ -18,9 +18,9 @@ from mf_llm.models import adapters
 from mf_llm.models.backbones import is_same_base, ready_backbone
 from mf_llm.models.checkpoints import (
     ADAPTER_CONFIG_FILE,
+    DOWNLOAD_ARGUMENTS,
     checkpoint_model_type,
     find_checkpoint,
-    find_simulation_checkpoint,
 )
 from mf_llm.models.configuration_mf_llm import ROLES, MFLLMConfig, Role, check_role
 from mf_llm.models.generation_configs import generation_config_file, read_generation_config, role_generation_config
@@ -29,8 +29,6 @@ from mf_llm.models.tying import TiedRolesMixin, separate, tied_names, twin_of
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
-
-_DOWNLOAD_ARGUMENTS = ("revision", "cache_dir", "local_files_only", "force_download", "token")
 
 
 @dataclass
@@ -175,7 +173,7 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         is_trainable = kwargs.pop("is_trainable", False)
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *model_args, **kwargs)
-        download = {key: kwargs.pop(key) for key in _DOWNLOAD_ARGUMENTS if key in kwargs}
+        download = {key: kwargs.pop(key) for key in DOWNLOAD_ARGUMENTS if key in kwargs}
         subfolder = kwargs.pop("subfolder", "")
         folder = find_checkpoint(pretrained_model_name_or_path, **download) / subfolder
         model_type = checkpoint_model_type(folder)
@@ -244,7 +242,7 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
                 self.config.dtype = str(self.dtype).removeprefix("torch.")
                 self.config.architectures = [type(self).__name__]
                 self.config.save_pretrained(save_directory)
-                adapters.save_adapters(self, save_directory)
+                adapters.save_adapters(self, save_directory, kwargs.get("state_dict"))
         else:
             hub_arguments = ("repo_id", "commit_message", "private", "create_pr")
             plain = {key: value for key, value in kwargs.items() if key not in hub_arguments}
@@ -276,17 +274,22 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         mean_field_input_ids: torch.LongTensor | None = None,
         mean_field_attention_mask: torch.Tensor | None = None,
         mean_field_position_ids: torch.LongTensor | None = None,
+        policy_logits_to_keep: int = 0,
+        mean_field_logits_to_keep: int = 0,
         return_dict: bool | None = None,
     ) -> MFLLMOutput | tuple[torch.FloatTensor, ...]:
         """Scores token sequences with both roles in one call, so that a wrapper (DDP, FSDP) sees both.
 
         Args:
             policy_input_ids: ``[batch, tokens]``, or None to leave the policy out.
-            policy_attention_mask: ``[batch, tokens]``, 1 for tokens and 0 for padding; None means no padding.
+            policy_attention_mask: ``[batch, tokens]``, 1 for tokens and 0 for padding; or bool ``[batch, 1, tokens,
+                tokens]``, True where the token of the row sees that of the column. None means no padding.
             policy_position_ids: ``[batch, tokens]``; None counts the tokens from the left, padding included.
             mean_field_input_ids: as `policy_input_ids`; the batches of the roles need not have the same shape.
             mean_field_attention_mask: as `policy_attention_mask`.
             mean_field_position_ids: as `policy_position_ids`.
+            policy_logits_to_keep: how many of the last tokens are scored; 0 scores all.
+            mean_field_logits_to_keep: as `policy_logits_to_keep`.
             return_dict: False returns a tuple of the logits that were computed.
 
         Raises:
@@ -295,9 +298,15 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         if policy_input_ids is None and mean_field_input_ids is None:
             raise InputError("`policy_input_ids` or `mean_field_input_ids` must be given, got neither.")
         output = MFLLMOutput(
-            policy_logits=_logits(self.policy, policy_input_ids, policy_attention_mask, policy_position_ids),
+            policy_logits=_logits(
+                self.policy, policy_input_ids, policy_attention_mask, policy_position_ids, policy_logits_to_keep
+            ),
             mean_field_logits=_logits(
-                self.mean_field, mean_field_input_ids, mean_field_attention_mask, mean_field_position_ids
+                self.mean_field,
+                mean_field_input_ids,
+                mean_field_attention_mask,
+                mean_field_position_ids,
+                mean_field_logits_to_keep,
             ),
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
@@ -364,37 +373,25 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         return choice_distribution(self, processor, *args, **kwargs)
 
 
-def load_model(name_or_path: str | os.PathLike, **kwargs: Any) -> MFLLMForSimulation:
-    """Loads a checkpoint of `MFLLMForSimulation`, or makes an untuned one from a plain language model.
-
-    Args:
-        name_or_path: as for `MFLLMForSimulation.from_pretrained`, or a causal language model's folder or Hub id, which
-            becomes the base of both roles.
-        **kwargs: passed on to `MFLLMForSimulation.from_pretrained` or `MFLLMForSimulation.from_backbones`.
-
-    Raises:
-        InputError: it is neither; the message lists where it was looked for.
-    """
-    download = {key: kwargs[key] for key in _DOWNLOAD_ARGUMENTS if key in kwargs}
-    if find_simulation_checkpoint(name_or_path, **download) is not None:
-        return MFLLMForSimulation.from_pretrained(name_or_path, **kwargs)
-    kwargs = {("policy_revision" if key == "revision" else key): value for key, value in kwargs.items()}
-    return MFLLMForSimulation.from_backbones(name_or_path, **kwargs)
-
-
 def _logits(
     backbone: PreTrainedModel,
     input_ids: torch.LongTensor | None,
     attention_mask: torch.Tensor | None,
     position_ids: torch.LongTensor | None,
+    logits_to_keep: int,
 ) -> torch.FloatTensor | None:
     if input_ids is None:
         return None
+    if attention_mask is not None and attention_mask.dim() == 4:
+        # What eager attention adds to its scores; the fused kernels take it as well.
+        hidden = torch.zeros(attention_mask.shape, dtype=backbone.dtype, device=attention_mask.device)
+        attention_mask = hidden.masked_fill_(~attention_mask, torch.finfo(backbone.dtype).min)
+    keep = {"logits_to_keep": logits_to_keep} if logits_to_keep else {}
     return backbone(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **keep
     ).logits
 
 
 register_model()
 
-__all__ = ["MFLLMForSimulation", "MFLLMOutput", "load_model"]
+__all__ = ["MFLLMForSimulation", "MFLLMOutput"]

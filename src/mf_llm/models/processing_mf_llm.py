@@ -174,6 +174,22 @@ class MFLLMProcessor(ProcessorMixin):
                 segment += ids if length == len(ids) else encoder.encode_bounded(line, length)
         return segment + list(self.frame("policy").tail) + encoder.encode(answer.opening)
 
+    def text_ids(self, text: str, *, limits: PromptLimits | None = None) -> list[int]:
+        """What a person wrote, as it stands behind the opening of an answer (or behind its option), with its end.
+
+        A text that is cut has no end: there the length forced it.
+
+        Args:
+            text: the action.
+            limits: bounds.
+        """
+        encoder, frame = self.encoder("policy"), self.frame("policy")
+        bound = (limits or PromptLimits()).max_action_tokens
+        ids = encoder.encode_bounded(" " + one_line(text), bound) if text.strip() else []
+        if len(ids) < bound:
+            return ids + ([frame.end_ids[0]] if frame.is_chat else encoder.encode("\n"))
+        return ids
+
     def option_ids(self, answer: AnswerFormat) -> list[list[int]]:
         """Token ids of each option with what ends it: the end of the answer for a choice, of the line for a label.
 
@@ -219,6 +235,19 @@ class MFLLMProcessor(ProcessorMixin):
         listed = newest_that_fit(listed, budget - len(tally_ids))
         body = [token for ids in (*listed, tally_ids) for token in ids] or encoder.encode("(nothing)\n")
         return fixed[0] + data[0] + fixed[1] + data[1] + fixed[2] + body + fixed[3] + list(frame.tail)
+
+    def mean_field_prior_prompt(self, topic: str, *, limits: PromptLimits | None = None) -> list[int]:
+        """The prompt of the prior ``r(m | topic)``: instruction and topic, nothing of what people did.
+
+        Args:
+            topic: what people react to.
+            limits: bounds.
+        """
+        limits = limits or PromptLimits()
+        encoder, frame = self.encoder("mean_field"), self.frame("mean_field")
+        head, end = [*frame.head, *encoder.encode("Topic:\n")], encoder.encode("\n\n" + SUMMARISE) + list(frame.tail)
+        budget = (limits.max_prompt_tokens - len(head) - len(end)) // 2
+        return head + self._bounded("mean_field", [one_line(topic)], budget, limits)[0] + end
 
     def line_break_ids(self, role: str) -> tuple[int, ...]:
         """The tokens that hold a line break."""

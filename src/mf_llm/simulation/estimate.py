@@ -120,16 +120,19 @@ def _one(event: Event, plan: Plan, config: SimulationConfig) -> Estimate:
     # An anchored readout asks the policy and its base (without adapters it asks neither, which is not known here).
     passes = 2 if config.anchored else 1
     prompt = passes * orders * min(shared, config.max_prompt_tokens) * len(rollout_steps)
+    new = 0
+    if config.calibrated:
+        prompt += orders * (_INSTRUCTION_TOKENS + 2 * choices)
     for step in rollout_steps:
         states = ["\n".join(render_state(event.turns[i].state)) for i in step.turns]
         lengths = {state: min(_tokens(state), config.max_state_tokens) + 12 for state in states}
         if plan.answer.kind != "text":
             prompt += passes * sum(length + choices for length in lengths.values())
         if plan.answer.kind != "choice":
-            prompt += sum(lengths[state] for state in states)
-    new = 0
-    if plan.answer.kind != "choice":
-        new += plan.n_simulated * (config.max_new_tokens or _POLICY_TOKENS)
+            everybody = config.writers is None or plan.answer.kind == "text"
+            writers = len(states) if everybody else min(config.writers or 0, len(states))
+            prompt += sum(lengths[state] for state in states) * writers // len(states)
+            new += writers * (config.max_new_tokens or _POLICY_TOKENS)
     if config.signal in ("text", "both"):
         signals = len(plan.steps) - 1
         listed = min(config.listed_actions, config.agents_per_step) * 30

@@ -22,11 +22,11 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from mf_llm.simulation.readout import SharedPrefix, _batches, _outgrows_window
+from mf_llm.simulation.readout import SharedPrefix, _outgrows_window
 from mf_llm.simulation.sampling import KeyedGumbel
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import DynamicCache, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,13 @@ class Generated:
     Attributes:
         ids: new tokens, the end token left out.
         failure: "non_finite_logits" if the model gave no distribution at some token, else None.
+        end: the end token that was drawn, one of several with some backbones; None if something else ended the answer
+            (the length bound, the end of its first line, a failure).
     """
 
     ids: tuple[int, ...]
     failure: str | None = None
+    end: int | None = None
 
 
 class _AfterFirstLine(StoppingCriteria):
@@ -52,6 +55,11 @@ class _AfterFirstLine(StoppingCriteria):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
         breaks = torch.isin(input_ids[:, self.prompt_length :], self.line_breaks.to(input_ids.device))
         return (breaks & ((~breaks).cumsum(dim=1) > 0)).any(dim=1)
+
+
+def _first_line_ends(answer: Sequence[int], line_break_ids: Sequence[int]) -> bool:
+    """Whether `_AfterFirstLine` ended this answer."""
+    return bool(answer) and answer[-1] in line_break_ids and any(token not in line_break_ids for token in answer)
 
 
 class _FiniteGuard(LogitsProcessor):
@@ -73,7 +81,7 @@ class _FiniteGuard(LogitsProcessor):
 @torch.inference_mode()
 def generate_keyed(
     backbone: PreTrainedModel,
-    prefix: SharedPrefix | None,
+    prefix: SharedPrefix | Sequence[SharedPrefix] | None,
     segments: Sequence[Sequence[int]],
     keys: Sequence[int],
     *,
@@ -90,7 +98,7 @@ def generate_keyed(
 
     Args:
         backbone: a causal language model.
-        prefix: the shared part of the prompts, or None.
+        prefix: the shared part of all prompts, or of each of the N prompts, or None.
         segments: N token lists, each row's own part of the prompt, at least one token each.
         keys: N stream keys.
         generation_config: of the role.
@@ -99,28 +107,49 @@ def generate_keyed(
         line_break_ids: tokens with a line break; if given, an answer also ends at the first of them behind some text.
         batch_tokens: bound of rows times row length.
     """
-    end_ids = _with_own_ends(end_ids, generation_config)
-    p = len(prefix.ids) if prefix is not None else 0
-    rows: dict[tuple[int, ...], list[int]] = {}
-    for i, segment in enumerate(segments):
-        rows.setdefault(tuple(segment), []).append(i)
-    # Padding between prefix and segment would eat slots of a sliding window: equally long rows there.
-    longest = p + max(map(len, rows)) + max_new_tokens
-    ordered = [segment for segment in sorted(rows, key=len) for _ in rows[segment]]
-    batches = _batches(ordered, p + max_new_tokens, batch_tokens, _outgrows_window(backbone, longest))
+    end_ids = answer_ends(end_ids, generation_config)
+    alike = prefix is None or isinstance(prefix, SharedPrefix)
+    prefixes: list[SharedPrefix | None] = [prefix] * len(segments) if alike else list(prefix)
     answers: list[Generated | None] = [None] * len(segments)
-    for batch in batches:
-        places = [rows[segment].pop(0) for segment in batch]
-        row_keys = [keys[i] for i in places]
+    lengths = [(len(p.ids) if p is not None else 0, len(s)) for p, s in zip(prefixes, segments, strict=True)]
+    for batch in _row_batches(backbone, lengths, max_new_tokens, batch_tokens):
         generated = _generate_batch(
-            backbone, prefix, batch, row_keys, generation_config, end_ids, max_new_tokens, line_break_ids
+            backbone,
+            [prefixes[i] for i in batch],
+            [segments[i] for i in batch],
+            [keys[i] for i in batch],
+            generation_config,
+            end_ids,
+            max_new_tokens,
+            line_break_ids,
         )
-        for i, answer in zip(places, generated, strict=True):
+        for i, answer in zip(batch, generated, strict=True):
             answers[i] = answer
     return [answer for answer in answers if answer is not None]
 
 
-def _with_own_ends(end_ids: Sequence[int], config: GenerationConfig) -> tuple[int, ...]:
+def _row_batches(
+    backbone: PreTrainedModel, lengths: Sequence[tuple[int, int]], max_new_tokens: int, batch_tokens: int
+) -> list[list[int]]:
+    """Rows that are generated together, of similar lengths of prefix and segment: at most `batch_tokens`, padded."""
+    p, s = (max(column, default=0) for column in zip(*lengths, strict=True)) if lengths else (0, 0)
+    # Padding between prefix and segment would eat slots of a sliding window: equally long rows there.
+    equal = p > 0 and _outgrows_window(backbone, p + s + max_new_tokens)
+    batches: list[list[int]] = []
+    widest = (0, 0)
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        widest = (max(widest[0], lengths[i][0]), max(widest[1], lengths[i][1]))
+        batch = batches[-1] if batches else []
+        full = (len(batch) + 1) * (sum(widest) + max_new_tokens) > batch_tokens
+        if not batch or full or (equal and lengths[batch[-1]] != lengths[i]):
+            batches.append([i])
+            widest = lengths[i]
+        else:
+            batch.append(i)
+    return batches
+
+
+def answer_ends(end_ids: Sequence[int], config: GenerationConfig) -> tuple[int, ...]:
     """The frame's end tokens and the further ones a backbone declares (Llama 3 has several)."""
     own = config.eos_token_id
     own = [] if own is None else [own] if isinstance(own, int) else list(own)
@@ -129,23 +158,24 @@ def _with_own_ends(end_ids: Sequence[int], config: GenerationConfig) -> tuple[in
 
 def _generate_batch(
     backbone: PreTrainedModel,
-    prefix: SharedPrefix | None,
-    batch: list[tuple[int, ...]],
+    prefixes: Sequence[SharedPrefix | None],
+    segments: Sequence[Sequence[int]],
     keys: list[int],
     generation_config: GenerationConfig,
     end_ids: Sequence[int],
     max_new_tokens: int,
     line_break_ids: Sequence[int],
 ) -> list[Generated]:
-    shared = prefix.ids if prefix is not None else ()
-    width = max(map(len, batch))
-    ids = torch.full((len(batch), len(shared) + width), end_ids[0], dtype=torch.long)
-    mask = torch.ones_like(ids)
-    for i, segment in enumerate(batch):
-        ids[i, : len(shared)] = torch.tensor(shared, dtype=torch.long)
-        ids[i, ids.shape[1] - len(segment) :] = torch.tensor(segment)
-        mask[i, len(shared) : ids.shape[1] - len(segment)] = 0
-    guard = _FiniteGuard(len(batch))
+    shared = [p.ids if p is not None else () for p in prefixes]
+    p, width = max(map(len, shared)), max(map(len, segments))
+    ids = torch.full((len(segments), p + width), end_ids[0], dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    # Every row: padding, prefix, padding, segment.
+    for i, (prefix, segment) in enumerate(zip(shared, segments, strict=True)):
+        for part, end in ((prefix, p), (segment, p + width)):
+            ids[i, end - len(part) : end] = torch.tensor(part, dtype=torch.long)
+            mask[i, end - len(part) : end] = 1
+    guard = _FiniteGuard(len(segments))
     first_line = _AfterFirstLine(line_break_ids, ids.shape[1])
     greedy, processors = _processors(
         generation_config,
@@ -158,7 +188,7 @@ def _generate_batch(
     output = backbone.generate(
         input_ids=ids.to(backbone.device),
         attention_mask=mask.to(backbone.device),
-        past_key_values=prefix.expanded(len(batch)) if prefix is not None else None,
+        past_key_values=_stacked([prefix for prefix in prefixes if prefix is not None]),
         logits_processor=LogitsProcessorList([guard, *processors, *noise]),
         stopping_criteria=StoppingCriteriaList([first_line] if line_break_ids else []),
         generation_config=greedy,
@@ -167,8 +197,30 @@ def _generate_batch(
     for i, row in enumerate(output[:, ids.shape[1] :].tolist()):
         length = next((j for j, token in enumerate(row) if token in end_ids), len(row))
         failed = bool(guard.failed[i]) and int(guard.failed_at[i]) <= length
-        answers.append(Generated((), "non_finite_logits") if failed else Generated(tuple(row[:length])))
+        # Behind an answer that its first line ended stands padding, which looks like an end token.
+        cut = _first_line_ends(row[:length], line_break_ids)
+        done = Generated(tuple(row[:length]), end=row[length] if length < len(row) and not cut else None)
+        answers.append(Generated((), "non_finite_logits") if failed else done)
     return answers
+
+
+def _stacked(prefixes: Sequence[SharedPrefix]) -> DynamicCache | None:
+    """One cache row for each prefix, padded in front; None for no rows."""
+    distinct = list({id(prefix): prefix for prefix in prefixes}.values())
+    if len(distinct) < 2:
+        return distinct[0].expanded(len(prefixes)) if distinct else None
+    places = {id(prefix): place for place, prefix in enumerate(distinct)}
+    rows = torch.tensor([places[id(prefix)] for prefix in prefixes])
+    # The longest one's cache says how many tokens there are; layers replace their tensors, they never write into them.
+    stacked = copy.copy(max(distinct, key=lambda prefix: len(prefix.ids)).cache)
+    stacked.layers = [copy.copy(layer) for layer in stacked.layers]
+    for n, layer in enumerate(stacked.layers):
+        for name in ("keys", "values"):
+            parts = [getattr(prefix.cache.layers[n], name) for prefix in distinct]
+            length = max(part.shape[-2] for part in parts)
+            padded = [torch.nn.functional.pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts]
+            setattr(layer, name, torch.cat(padded)[rows.to(parts[0].device)])
+    return stacked
 
 
 def _processors(

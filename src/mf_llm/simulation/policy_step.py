@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from mf_llm.models.processing_mf_llm import MFLLMProcessor
 from mf_llm.models.prompts import render_state
 from mf_llm.simulation.bounds import max_new_tokens, prompt_limits
 from mf_llm.simulation.generation import Generated, generate_keyed
-from mf_llm.simulation.keyed_draws import draw_categories, permutation, stream_key
+from mf_llm.simulation.keyed_draws import draw_categories, permutation, stream_key, uniform_number
 from mf_llm.simulation.readout import (
     SharedPrefix,
     anchored_probabilities,
@@ -28,9 +29,35 @@ from mf_llm.simulation.steps import Plan, Step
 if TYPE_CHECKING:
     from mf_llm.models import MFLLMForSimulation
 
+# A topic without content (Zhao et al. 2021, arXiv 2102.09690), for `SimulationConfig.calibrated`.
+CONTENT_FREE_TOPIC = "N/A"
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What the N people of a step decided before anybody writes.
+
+    Attributes:
+        step: the step.
+        segments: N token lists, each person's own part of the prompt.
+        prefixes: the shared part of the prompts, one for each option order.
+        labels: N indices of options, None where there is none.
+        probabilities: ``[N, K]`` of the options, or None for free text.
+        failures: N reasons why there is no decision, None where there is one.
+        writers: who writes a text, indices into the N.
+    """
+
+    step: Step
+    segments: list[list[int]]
+    prefixes: list[SharedPrefix]
+    labels: list[int | None]
+    probabilities: np.ndarray | None
+    failures: list[str | None]
+    writers: tuple[int, ...]
+
 
 class PolicyStep:
-    """Lets the people of a step act.
+    """Lets the people of a step act: they decide (`decide`), then some of them write (`write_texts`).
 
     Args:
         model, processor: the two models and their prompts.
@@ -58,8 +85,12 @@ class PolicyStep:
         self.orders: list[list[int] | None] = [*option_orders(first, config.option_orders)] if options else [None]
         self.options = processor.option_ids(plan.answer) if options else []
         self.prompt_tokens = self.new_tokens = 0
-        self._prefixes: dict[tuple[int, ...], SharedPrefix] = {}
+        # Anchored, the model says how far to go from `carry`: nowhere without adapters, and then it is not asked.
+        self._reads_options = bool(options) and (carry is None or model.has_adapters("policy"))
+        self._tuned: dict[tuple[int, ...], SharedPrefix] = {}
+        self._base: dict[tuple[int, ...], SharedPrefix] = {}
         self._counted: set[tuple[int, ...]] = set()
+        self._free: list[np.ndarray] | None = None
 
     def recall(self, signal: str | None) -> None:
         """Says what the people of the step before saw, where that step was made in an earlier run.
@@ -76,9 +107,15 @@ class PolicyStep:
             signal: what they see of the population, or None for nothing.
             advance: told how many people are done, now and then.
         """
+        decisions = self.decide(step, signal, advance)
+        return self.rows(decisions, write_texts([(self, decisions)])[0], advance)
+
+    def decide(self, step: Step, signal: str | None, advance: Callable[[int], None] = lambda n: None) -> Decisions:
+        """What everybody in `step` decides; see `act` for the arguments."""
         states = [self.event.turns[i].state for i in step.turns]
         segments = [self.processor.person_segment(state, self.plan.answer, limits=self.limits) for state in states]
-        prefixes = self._encode_prefixes(signal)
+        # A choice that is drawn from `carry` alone needs no prompt.
+        prefixes = self._prefixes(signal) if self._reads_options or self.plan.answer.kind != "choice" else []
         labels: list[int | None] = [None] * len(segments)
         probabilities: np.ndarray | None = None
         failures: list[str | None] = [None] * len(segments)
@@ -90,15 +127,43 @@ class PolicyStep:
             keys = [self._key(step, i, "label") for i in step.turns]
             drawn = draw_categories(np.where(finite[:, None], probabilities, 1.0 / len(self.options)), keys)
             labels = [int(k) if ok else None for k, ok in zip(drawn, finite, strict=True)]
-        texts = self._texts(step, segments, prefixes, labels, failures)
+        writers = self._writers(step, labels, failures)
+        return Decisions(step, segments, prefixes, labels, probabilities, failures, writers)
+
+    def rows(
+        self,
+        decisions: Decisions,
+        generated: Sequence[Generated],
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> list[ActionRow]:
+        """The actions of the people of a step.
+
+        Args:
+            decisions: from `decide`.
+            generated: what each of its writers wrote.
+            advance: told how many people are done.
+        """
+        texts, failures = [""] * len(decisions.segments), list(decisions.failures)
+        for n, one in zip(decisions.writers, generated, strict=True):
+            texts[n], failures[n] = self._read(one)
         if self.plan.answer.kind != "choice":
-            advance(len(segments))
+            advance(len(texts))
+        p = decisions.probabilities
         return [
-            self._row(
-                step, n, labels[n], probabilities[n] if probabilities is not None else None, texts[n], failures[n]
-            )
-            for n in range(len(segments))
+            self._row(decisions.step, n, decisions.labels[n], p[n] if p is not None else None, texts[n], failures[n])
+            for n in range(len(texts))
         ]
+
+    def text_prompts(self, decisions: Decisions) -> tuple[list[SharedPrefix], list[list[int]], list[int]]:
+        """Shared prefix, own part of the prompt and stream key of each writer."""
+        prefixes, prompts, keys = [], [], []
+        for n in decisions.writers:
+            turn, label = decisions.step.turns[n], decisions.labels[n]
+            prefixes.append(decisions.prefixes[self._order_of(turn)])
+            prompts.append(decisions.segments[n] + (self.options[label] if label is not None else []))
+            keys.append(self._key(decisions.step, turn, "text"))
+        self.prompt_tokens += sum(map(len, prompts))
+        return prefixes, prompts, keys
 
     def _order_of(self, turn: int) -> int:
         return turn % len(self.orders)
@@ -106,17 +171,33 @@ class PolicyStep:
     def _key(self, step: Step, turn: int, purpose: str) -> int:
         return stream_key(self.config.seed, self.event.event_id, step.index, turn, purpose)
 
-    def _encode_prefixes(self, signal: str | None) -> list[SharedPrefix]:
+    def _writers(self, step: Step, labels: Sequence[int | None], failures: Sequence[str | None]) -> tuple[int, ...]:
+        if self.plan.answer.kind == "choice":
+            return ()
+        silent = {k for k, option in enumerate(self.plan.answer.options) if option in self.plan.silent}
+        able = [n for n in range(len(labels)) if failures[n] is None and labels[n] not in silent]
+        if self.config.writers is None or self.plan.answer.kind == "text":
+            return tuple(able)
+        # Everybody has a number of their own, so that the sample depends on nobody's place.
+        by_number = sorted(able, key=lambda n: uniform_number(self._key(step, step.turns[n], "writer")))
+        return tuple(sorted(by_number[: self.config.writers]))
+
+    def _prefixes(self, signal: str | None) -> list[SharedPrefix]:
         """One shared prefix per option order; kept while the signal stays the same (the baseline without one)."""
         all_ids = [tuple(ids) for ids in self._prefix_ids(signal)]
-        self.prompt_tokens += sum(len(ids) for ids in set(all_ids) - self._counted)
-        self._prefixes = {ids: self._prefixes.get(ids) or encode_prefix(self.backbone, ids) for ids in set(all_ids)}
+        anchored = self.carry is not None and self._reads_options
+        new = set(all_ids) - self._counted
+        self.prompt_tokens += sum(map(len, new)) * (2 if anchored else 1)
+        self._tuned = {ids: self._tuned.get(ids) or encode_prefix(self.backbone, ids) for ids in set(all_ids)}
+        if anchored:
+            with self.model.adapters_disabled("policy"):
+                self._base = {ids: self._base.get(ids) or encode_prefix(self.backbone, ids) for ids in set(all_ids)}
         self._counted = set(all_ids)
-        return [self._prefixes[ids] for ids in all_ids]
+        return [self._tuned[ids] for ids in all_ids]
 
-    def _prefix_ids(self, signal: str | None) -> list[list[int]]:
+    def _prefix_ids(self, signal: str | None, topic: str | None = None) -> list[list[int]]:
         """The shared part of the prompts, one for each option order."""
-        topic, answer = self.event.topic, self.plan.answer
+        topic, answer = self.event.topic if topic is None else topic, self.plan.answer
         return [
             self.processor.policy_prefix(topic, signal, answer, order=order, limits=self.limits)
             for order in self.orders
@@ -129,25 +210,42 @@ class PolicyStep:
         prefixes: Sequence[SharedPrefix],
         advance: Callable[[int], None] | None,
     ) -> np.ndarray:
-        if self.carry is not None and not self.model.has_adapters("policy"):
+        if not self._reads_options:
             if advance is not None:
                 advance(len(segments))
             return np.tile(self.carry, (len(segments), 1))  # f = 0: nothing was tuned
         result = np.empty((len(segments), len(self.options)))
+        content_free = self._content_free(step) if self.config.calibrated else None
         for o, prefix in enumerate(prefixes):
             rows = [n for n, turn in enumerate(step.turns) if self._order_of(turn) == o]
             if not rows:
                 continue
             chosen = [segments[n] for n in rows]
             scores = self._scores(prefix, chosen, advance)
-            if self.carry is None:
-                result[rows] = normalise(scores)
-            else:
-                self.prompt_tokens += len(prefix.ids)
+            if self.carry is not None:
                 with self.model.adapters_disabled("policy"):
-                    base = self._scores(encode_prefix(self.backbone, prefix.ids), chosen)
+                    base = self._scores(self._base[prefix.ids], chosen)
                 result[rows] = anchored_probabilities(self.carry, scores, base)
+            elif content_free is not None:
+                result[rows] = calibrated_probabilities(scores, content_free[o])
+            else:
+                result[rows] = normalise(scores)
         return result
+
+    def _content_free(self, step: Step) -> list[np.ndarray]:
+        """``[K]`` log-likelihoods of the options where there is nothing to go by, for each option order."""
+        prompts = self._prefix_ids(None, CONTENT_FREE_TOPIC)
+        segment = self.processor.person_segment({}, self.plan.answer, limits=self.limits)
+        if step.index == next(one.index for one in self.plan.steps if not one.real):
+            # Once for the event, and in that step; a resumed run asks again but counts like an uninterrupted one.
+            own = len(segment) + sum(map(len, self.options))
+            self.prompt_tokens += sum(len(ids) + own for ids in prompts)
+        if self._free is None:
+            self._free = [
+                option_log_likelihoods(self.backbone, encode_prefix(self.backbone, ids), [segment], self.options)[0]
+                for ids in prompts
+            ]
+        return self._free
 
     def _scores(
         self,
@@ -164,44 +262,6 @@ class PolicyStep:
             batch_tokens=self.config.batch_tokens,
             advance=advance,
         )
-
-    def _texts(
-        self,
-        step: Step,
-        segments: Sequence[list[int]],
-        prefixes: Sequence[SharedPrefix],
-        labels: Sequence[int | None],
-        failures: list[str | None],
-    ) -> list[str]:
-        """What each person writes; `failures` is filled in where a generation failed."""
-        answer, texts = self.plan.answer, [""] * len(segments)
-        if answer.kind == "choice":
-            return texts
-        silent = {k for k, option in enumerate(answer.options) if option in self.plan.silent}
-        for o, prefix in enumerate(prefixes):
-            rows = [
-                n
-                for n, turn in enumerate(step.turns)
-                if self._order_of(turn) == o and failures[n] is None and labels[n] not in silent
-            ]
-            if not rows:
-                continue
-            prompts = [segments[n] + (self.options[k] if (k := labels[n]) is not None else []) for n in rows]
-            self.prompt_tokens += sum(map(len, prompts))
-            generated = generate_keyed(
-                self.backbone,
-                prefix,
-                prompts,
-                [self._key(step, step.turns[n], "text") for n in rows],
-                generation_config=self.generation_config,
-                end_ids=self.processor.frame("policy").end_ids,
-                max_new_tokens=self.max_new_tokens,
-                line_break_ids=self.processor.line_break_ids("policy"),
-                batch_tokens=self.config.batch_tokens,
-            )
-            for n, one in zip(rows, generated, strict=True):
-                texts[n], failures[n] = self._read(one)
-        return texts
 
     def _read(self, generated: Generated) -> tuple[str, str | None]:
         self.new_tokens += len(generated.ids)
@@ -233,3 +293,46 @@ class PolicyStep:
             source=SIMULATED if failure is None else FAILED,
             failure=failure,
         )
+
+
+def write_texts(parts: Sequence[tuple[PolicyStep, Decisions]]) -> list[list[Generated]]:
+    """Lets the writers of several events write at once, each behind the shared prefix of their own event and order.
+
+    Args:
+        parts: events of one simulation, with what their people decided: the same model and settings.
+
+    Returns:
+        For each part, what its writers wrote.
+    """
+    if not parts:
+        return []
+    asked = [policy.text_prompts(decisions) for policy, decisions in parts]
+    policy = parts[0][0]
+    written = generate_keyed(
+        policy.backbone,
+        [prefix for prefixes, _, _ in asked for prefix in prefixes],
+        [prompt for _, prompts, _ in asked for prompt in prompts],
+        [key for _, _, keys in asked for key in keys],
+        generation_config=policy.generation_config,
+        end_ids=policy.processor.frame("policy").end_ids,
+        max_new_tokens=policy.max_new_tokens,
+        line_break_ids=policy.processor.line_break_ids("policy"),
+        batch_tokens=policy.config.batch_tokens,
+    )
+    rest = iter(written)
+    return [[next(rest) for _ in keys] for _, _, keys in asked]
+
+
+def calibrated_probabilities(scores: np.ndarray, content_free: np.ndarray) -> np.ndarray:
+    """Content-free calibration, ``p(k) proportional to pi(k | prompt) / pi(k | content-free prompt)``.
+
+    Source: Zhao et al. 2021, arXiv 2102.09690, with the whole text of an option in place of its first token.
+
+    Args:
+        scores: ``[N, K]`` log-likelihoods of the options under the prompts.
+        content_free: ``[K]`` the same under a prompt without content, in the same option order.
+
+    Returns:
+        ``[N, K]`` probabilities; not finite where a log-likelihood is not.
+    """
+    return normalise(scores - content_free)

@@ -9,15 +9,16 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-def _signed(value: int) -> int:
+def signed_64(value: int) -> int:
+    """A stream key (64 bits) as the int64 with the same bits."""
     value &= 0xFFFFFFFFFFFFFFFF
     return value - (1 << 64) if value >= (1 << 63) else value
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
     """The finaliser of SplitMix64 on int64 tensors (arithmetic wraps; shifts are made logical)."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _signed(_MIX_1)
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _signed(_MIX_2)
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * signed_64(_MIX_1)
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * signed_64(_MIX_2)
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
@@ -33,8 +34,8 @@ def gumbel_noise(keys: torch.Tensor, counter: int, size: int) -> torch.Tensor:
         ``[B, V]`` float32. Row b depends on ``keys[b]``, `counter` and the index alone.
     """
     index = torch.arange(size, device=keys.device, dtype=torch.int64)
-    row = _mix(keys + _signed((counter + 1) * _GOLDEN))
-    bits = _mix(row[:, None] + (index[None, :] + 1) * _signed(_GOLDEN))
+    row = _mix(keys + signed_64((counter + 1) * _GOLDEN))
+    bits = _mix(row[:, None] + (index[None, :] + 1) * signed_64(_GOLDEN))
     # 23 bits, shifted by half a step: float32 holds every value exactly and none is 0 or 1.
     uniform = (((bits >> 41) & 0x7FFFFF).to(torch.float32) + 0.5) * 2.0**-23
     return -torch.log(-torch.log(uniform))
@@ -51,7 +52,7 @@ class KeyedGumbel(LogitsProcessor):
     """
 
     def __init__(self, keys: list[int], prompt_length: int) -> None:
-        self.keys = torch.tensor([_signed(key) for key in keys], dtype=torch.int64)
+        self.keys = torch.tensor([signed_64(key) for key in keys], dtype=torch.int64)
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:

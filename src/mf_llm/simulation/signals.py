@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mf_llm.errors import InputError
 from mf_llm.events import Event
 from mf_llm.models.encoding import one_line
 from mf_llm.models.prompts import NO_SIGNAL_YET
@@ -133,6 +134,31 @@ class PopulationHistory:
         state = self._event.turns[row.turn].state
         value = state.get("followers_count", state.get("followers", 0)) if not isinstance(state, str) else 0
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+
+
+def shown_signal(kind: str, statistics: str, text: str | None) -> str | None:
+    """What people see of the population, put together from its parts.
+
+    Args:
+        kind: "none", "text", "statistics" or "both" (see `SimulationConfig.signal`).
+        statistics: what `PopulationHistory.statistics` says; looked at for "statistics" and "both".
+        text: the signal that the mean-field model wrote last, or None; looked at for "text" and "both".
+
+    Returns:
+        The signal, or None for the baseline that sees nothing of the population.
+
+    Raises:
+        InputError: for another kind ("recent" and "popular" are lists of actions, not made of these parts).
+    """
+    if kind == "none":
+        return None
+    if kind not in ("text", "statistics", "both"):
+        raise InputError(
+            f'`kind` must be "none", "text", "statistics" or "both", got {kind!r}; it is not made of statistics and '
+            "text; ask a `PopulationHistory` for lists of actions."
+        )
+    parts = (statistics if kind != "text" else "", (text or "") if kind != "statistics" else "")
+    return "\n".join(part for part in parts if part) or NO_SIGNAL_YET
 
 
 def shares_in_words(categories: Sequence[str], shares: Sequence[float]) -> str:

@@ -26,6 +26,10 @@ class SimulationConfig:
         readout: "exact" (probabilities of all options) or "sampled" (the drawn action counts).
         anchored: perturb the carry-forward share of the warm-up by what fine-tuning changed, instead of reading the
             population from the language model alone. Without adapters this is exactly the carry-forward share.
+        calibrated: divide the likelihood of each option by its likelihood under a prompt without content (topic "N/A",
+            nothing of the population, "a member of the public") and the same option order, before normalising
+            (content-free calibration, Zhao et al. 2021, arXiv 2102.09690): against the options that a backbone likes
+            whatever the topic. Not together with `anchored`, where fine-tuning is compared with its base instead.
         anchor_prior: prior shares of the categories for the carry-forward share (from training events); uniform by
             default.
         anchor_strength: number of pseudo-actions `alpha` of the prior.
@@ -48,6 +52,10 @@ class SimulationConfig:
             for 2, otherwise cyclic shifts. The people of a step take turns.
         listed_actions: how many actions of a step the mean-field model reads (a keyed weighted sample if there are
             more; the shares of all of them are always given).
+        writers: with labels and texts, at most this many people of a step write a text, a keyed sample; the others
+            answer with their label alone (0: nobody writes). Everybody by default. Texts are what a rollout spends
+            most of its time on, and of a large step the mean-field model reads `listed_actions` at most. Labels and
+            probabilities of a step do not change with it, later ones do as far as signals tell of texts.
         max_new_tokens: bound of a person's text; the policy's generation config by default.
         signal_max_tokens: bound of a signal; the mean-field model's generation config by default.
         max_prompt_tokens, max_state_tokens, max_action_tokens: see `PromptLimits`.
@@ -58,6 +66,7 @@ class SimulationConfig:
     signal: str = "text"
     readout: str = "exact"
     anchored: bool = False
+    calibrated: bool = False
     anchor_prior: Mapping[str, float] | None = None
     anchor_strength: float = 10.0
     action: str = "auto"
@@ -71,6 +80,7 @@ class SimulationConfig:
     seed: int = 0
     option_orders: int = 2
     listed_actions: int = 16
+    writers: int | None = None
     max_new_tokens: int | None = None
     signal_max_tokens: int | None = None
     max_prompt_tokens: int = 1024
@@ -89,6 +99,14 @@ class SimulationConfig:
             if getattr(self, name) is not None:
                 _check_whole(name, getattr(self, name), minimum=1)
         _check_whole("seed", self.seed, minimum=0)
+        if self.writers is not None:
+            _check_whole("writers", self.writers, minimum=0)
+        if self.calibrated and (self.anchored or self.action == "text"):
+            other = "anchored=True" if self.anchored else 'action="text"'
+            raise InputError(
+                f"`calibrated` must be False with {other}, got True; there is nothing to calibrate; leave one of them "
+                "out."
+            )
         if isinstance(self.warm_up, bool) or not isinstance(self.warm_up, int | str | None):
             raise InputError(f"`warm_up` must be a number of actions or the name of a wave, got {self.warm_up!r}.")
         if isinstance(self.warm_up, int) and self.warm_up < 0:

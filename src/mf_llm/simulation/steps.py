@@ -85,6 +85,11 @@ def plan_simulation(event: Event, config: SimulationConfig) -> Plan:
             f"`anchored` must be False for free text without a dimension (event {event.event_id!r}); there is no "
             "share to anchor; leave it out."
         )
+    if config.calibrated and answer.kind == "text":
+        raise InputError(
+            f"`calibrated` must be False for free text without a dimension (event {event.event_id!r}); there are no "
+            "options to calibrate; leave it out."
+        )
     if waves:
         groups = _by_wave(event, end)
     elif config.steps == "time":

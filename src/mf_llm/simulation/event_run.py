@@ -1,0 +1,249 @@
+"""One event from its first step to its saved rollout, in pieces that several events can take together."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mf_llm.atomic_files import plain, write_json
+from mf_llm.errors import InputError
+from mf_llm.events import Event
+from mf_llm.models.processing_mf_llm import MFLLMProcessor
+from mf_llm.simulation.anchor import carry_forward
+from mf_llm.simulation.bounds import within_context
+from mf_llm.simulation.generation import Generated
+from mf_llm.simulation.journal import FinishedStep, Journal, check_same_run
+from mf_llm.simulation.mean_field_step import MeanFieldStep
+from mf_llm.simulation.policy_step import Decisions, PolicyStep
+from mf_llm.simulation.progress import Progress
+from mf_llm.simulation.rollout import ActionRow, Rollout, StepRow
+from mf_llm.simulation.signal_writing import SignalRequest
+from mf_llm.simulation.signals import PopulationHistory, count_shares, shown_signal
+from mf_llm.simulation.simulation_config import SimulationConfig
+from mf_llm.simulation.steps import Plan, Step
+from mf_llm.simulation.told_actions import real_actions
+
+if TYPE_CHECKING:
+    from mf_llm.models import MFLLMForSimulation
+
+
+class EventRun:
+    """One event on its way to a rollout.
+
+    A step is made by `decide`, `act`, `signal_request` and `finish`, in this order; what the model generates is handed
+    in, so that several events can have it generated at once.
+
+    Args:
+        model, processor: the two models and their prompts.
+        event: what is simulated.
+        config, plan: how.
+        versions, data_set: kept in the rollout.
+        bar: told how far the event is.
+        folder: where the rollout goes, or None.
+    """
+
+    def __init__(
+        self,
+        model: MFLLMForSimulation,
+        processor: MFLLMProcessor,
+        event: Event,
+        config: SimulationConfig,
+        plan: Plan,
+        *,
+        versions: dict[str, Any],
+        data_set: str | None,
+        bar: Progress,
+        folder: Path | None,
+    ) -> None:
+        config = within_context(model, config)
+        self.event, self.config, self.plan, self.bar, self.folder = event, config, plan, bar, folder
+        self.policy = PolicyStep(model, processor, event, config, plan, _carry(event, config, plan))
+        self.mean_field = MeanFieldStep(model, processor, event, config, plan)
+        self.history = PopulationHistory(event, plan.answer.options, plan.answer.dimension)
+        self.text_signal: str | None = None
+        self.signal_failure: str | None = None
+        self.journal: Journal | None = None
+        self.waiting = list(plan.steps)
+        self.seconds: list[float] = []
+        self._signal: str | None = None
+        self._rows: list[ActionRow] = []
+        self._spent = 0.0
+        self._before = (0, 0)
+        resolved = {
+            "action": plan.answer.kind,
+            "dimension": plan.answer.dimension,
+            "warm_up_turns": plan.warm_up,
+            "silent_labels": sorted(plan.silent),
+            "max_new_tokens": self.policy.max_new_tokens,
+            "signal_max_tokens": self.mean_field.max_new_tokens,
+            "max_prompt_tokens": config.max_prompt_tokens,
+        }
+        self.rollout = Rollout(
+            event_id=event.event_id,
+            event_hash=event.content_hash(),
+            data_set=data_set,
+            topic=event.topic,
+            dimension=plan.answer.dimension,
+            categories=plan.answer.options,
+            seed=config.seed,
+            config=config.to_dict() | {"resolved": resolved},
+            versions=versions,
+        )
+
+    def open(self, *, resume: bool) -> None:
+        """Takes in what an earlier run left in the folder.
+
+        Raises:
+            InputError: if the folder holds something else, or anything without `resume`.
+        """
+        if self.folder is None:
+            return
+        header = {key: value for key, value in self.rollout.metadata().items() if key != "n_failed"}
+        if resume and (self.folder / "rollout.json").exists():
+            finished = Rollout.load(self.folder)
+            check_same_run(plain(header), plain(finished.metadata()), self.folder)
+            self.bar.advance(self.plan.n_simulated)
+            Journal.discard(self.folder)
+            self.rollout, self.waiting = finished, []
+            return
+        self.journal = Journal(self.folder, header, resume=resume)
+        done = self.journal.finished
+        for finished_step in done:
+            self._take_in(finished_step)
+            self.bar.advance(0 if finished_step.step.real else finished_step.step.n_people)
+        if done and not done[-1].step.real:
+            self.policy.recall(None if self.config.signal == "none" else done[-1].step.signal)
+        self.waiting = list(self.plan.steps[len(done) :])
+        if not self.waiting:  # stopped between its last step and its rollout
+            self._save()
+
+    @property
+    def step(self) -> Step:
+        """The step that is being made."""
+        return self.waiting[0]
+
+    def decide(self) -> Decisions | None:
+        """Begins a step: what its people decide, or None where they are real."""
+        self.bar.describe(self.event, self.plan, self.step)
+        self._before, self._spent, self._signal = self._tokens(), 0.0, self._shown()
+        with self._timed():
+            return None if self.step.real else self.policy.decide(self.step, self._signal, self.bar.advance)
+
+    def act(self, decisions: Decisions | None, generated: list[Generated]) -> None:
+        """What the people of the step did.
+
+        Args:
+            decisions: from `decide`.
+            generated: what the writers among them wrote.
+        """
+        with self._timed():
+            if decisions is None:
+                self._rows = real_actions(self.event, self.step, self.plan.answer.dimension)
+            else:
+                self._rows = self.policy.rows(decisions, generated, self.bar.advance)
+
+    def signal_request(self) -> SignalRequest | None:
+        """The signal that the mean-field model has to write after the step, if any."""
+        if self.config.signal not in ("text", "both") or len(self.waiting) == 1:
+            return None
+        return SignalRequest(self.mean_field, self.step, self._rows, self.text_signal)
+
+    def finish(self, signal: str | None, failure: str | None, seconds: float) -> None:
+        """Ends the step: it is on disk before the next begins. Behind the last one the rollout is saved.
+
+        Args:
+            signal, failure: from `write_signals`; None and None where nothing was asked for.
+            seconds: this event's part of the time that events spent together.
+        """
+        after, before = self._tokens(), self._before
+        self.bar.tokens(sum(after) - sum(before))
+        options, rows = self.plan.answer.options, self._rows
+        row = StepRow(
+            step=self.step.index,
+            real=self.step.real,
+            wave=self.step.wave,
+            n_people=len(rows),
+            n_failed=sum(row.failure is not None for row in rows),
+            signal=self._signal or "",
+            signal_failure=self.signal_failure,
+            shares=count_shares(rows, options).normalised if options else None,
+            prompt_tokens=after[0] - before[0],
+            new_tokens=after[1] - before[1],
+        )
+        text = signal if signal is not None else self.text_signal if failure is None else None
+        finished = FinishedStep(
+            step=row, actions=tuple(rows), signal=text, signal_failure=failure, seconds=self._spent + seconds
+        )
+        if self.journal is not None:
+            self.journal.append(finished)
+        self._take_in(finished)
+        self.waiting = self.waiting[1:]
+        if not self.waiting:
+            self._save()
+
+    def close(self) -> None:
+        """Closes the journal, wherever the run stopped."""
+        if self.journal is not None:
+            self.journal.close()
+
+    def _save(self) -> None:
+        if self.folder is not None and self.journal is not None:
+            self.rollout.save(self.folder)
+            seconds = [round(value, 3) for value in self.seconds]
+            write_json(self.folder / "timings.json", {"seconds_per_step": seconds})
+            self.journal.close(remove=True)
+
+    def _take_in(self, finished: FinishedStep) -> None:
+        self.rollout.steps.append(finished.step)
+        self.rollout.actions.extend(finished.actions)
+        self.history.observe(finished.actions)
+        self.seconds.append(finished.seconds)
+        self.signal_failure = finished.signal_failure
+        if finished.signal is not None:  # a failed signal leaves the one before in force
+            self.text_signal = finished.signal
+
+    def _shown(self) -> str | None:
+        """The signal `m_t` of the next step, or None for the baseline that sees nothing of the population."""
+        kind = self.config.signal
+        if kind == "recent":
+            return self.history.recent()
+        if kind == "popular":
+            return self.history.popular()
+        statistics = self.history.statistics() if kind in ("statistics", "both") else ""
+        return shown_signal(kind, statistics, self.text_signal)
+
+    def _tokens(self) -> tuple[int, int]:
+        return (
+            self.policy.prompt_tokens + self.mean_field.prompt_tokens,
+            self.policy.new_tokens + self.mean_field.new_tokens,
+        )
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._spent += time.perf_counter() - start
+
+
+def _carry(event: Event, config: SimulationConfig, plan: Plan) -> np.ndarray | None:
+    """The frozen anchor of the anchored readout."""
+    if not config.anchored:
+        return None
+    options = plan.answer.options
+    prior = np.full(len(options), 1.0 / len(options))
+    if config.anchor_prior is not None:
+        positive = all(not isinstance(v, str) and 0 < v < math.inf for v in config.anchor_prior.values())
+        if set(config.anchor_prior) != set(options) or not positive:
+            raise InputError(
+                f"`anchor_prior` must give a positive share to each of {list(options)}, got "
+                f"{dict(config.anchor_prior)}; the anchor is not defined."
+            )
+        prior = np.array([config.anchor_prior[option] for option in options])
+        prior = prior / prior.sum()
+    return carry_forward(event, plan, prior, config.anchor_strength)
