@@ -193,7 +193,7 @@ def test_rollouts_that_cannot_be_pooled_are_refused():
     with pytest.raises(InputError, match="one rollout per event and seed"):
         evaluate_rollouts([rollout, rollout], [EVENT])
     later = make_rollout(EVENT, uniform, Windows(12, 4), seed=1)
-    with pytest.raises(InputError, match="same first simulated turn"):
+    with pytest.raises(InputError, match="same end of the warm-up"):
         evaluate_rollouts([rollout, later], [EVENT])
     with pytest.raises(InputError, match="`rollouts` must hold at least one"):
         evaluate_rollouts([], [EVENT])

@@ -17,7 +17,7 @@ from mf_llm.evaluation.intervals import N_BOOTSTRAP, event_draws, generator, win
 from mf_llm.evaluation.matching import event_sets, match
 from mf_llm.evaluation.protocol import PROTOCOL_VERSION, WindowPlan, Windows, choose_windows, plan_event
 from mf_llm.evaluation.provenance import data_hash, versions
-from mf_llm.evaluation.readouts import Answers, first_simulated_turn, read_answers
+from mf_llm.evaluation.readouts import Answers, end_of_warm_up, read_answers
 from mf_llm.evaluation.report import EvaluationReport
 from mf_llm.evaluation.scoring import Gains, Replicated, intervals_of, respondent_draws, survey_score
 from mf_llm.evaluation.subgroups import SUBGROUPS, subgroup_plans
@@ -45,7 +45,7 @@ def evaluate_rollouts(
 
     The rollouts of all seeds of an event are pooled: Q of a window is the weighted mean of the `probabilities` of its
     labelled people (exact readout), or their pooled labels + 0.5 per category (sampled readout). Windows begin with
-    the first simulated turn. Failed rows are left out of Q and counted.
+    the end of the warm-up. Failed rows are left out of Q and counted.
 
     Args:
         rollouts: rollouts of one method; one per event and seed.
@@ -132,7 +132,7 @@ def _judge_events(
 ) -> tuple[list[_Judged], list[dict[str, Any]]]:
     skipped, ready = [], []
     for event, rollouts in members:
-        start = first_simulated_turn(rollouts[0])
+        start = end_of_warm_up(rollouts[0])
         if start is None:
             skipped.append(_skip(name, event, "no turn was simulated"))
             continue

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mf_llm.errors import InputError
-from mf_llm.evaluation.readouts import first_simulated_turn, readout_name
+from mf_llm.evaluation.readouts import end_of_warm_up, readout_name
 from mf_llm.events.event import Event
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _check_alike(event: Event, rollouts: Sequence[Rollout]) -> None:
         ("dimension", lambda rollout: rollout.dimension),
         ("categories", lambda rollout: tuple(rollout.categories)),
         ("readout", readout_name),
-        ("first simulated turn", first_simulated_turn),
+        ("end of the warm-up", end_of_warm_up),
     ):
         values = list(dict.fromkeys(read(rollout) for rollout in rollouts))
         if len(values) > 1:

@@ -15,7 +15,7 @@ from mf_llm.evaluation.distributions import clamp, kl_divergence, normalise
 from mf_llm.evaluation.forecasters import Training, forecast, full_name
 from mf_llm.evaluation.matching import match
 from mf_llm.evaluation.protocol import WindowPlan, Windows, choose_windows, plan_event
-from mf_llm.evaluation.readouts import first_simulated_turn, read_answers
+from mf_llm.evaluation.readouts import end_of_warm_up, read_answers
 from mf_llm.events.event import Event
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ class _Picture:
         self, rollouts: Sequence[Rollout], event: Event, events: Sequence[Event], windows: Windows | None
     ) -> None:
         rollouts = [rollout for rollout in rollouts if rollout.event_id == event.event_id]
-        if not rollouts or rollouts[0].dimension is None or first_simulated_turn(rollouts[0]) is None:
+        if not rollouts or rollouts[0].dimension is None or end_of_warm_up(rollouts[0]) is None:
             raise InputError(
                 f"`rollouts` must hold simulated turns of event {event.event_id!r} on a dimension, got none; there is "
                 "nothing to draw; give rollouts of this event."
             )
         match(rollouts, {"events": [event]})
-        dimension, start = rollouts[0].dimension, first_simulated_turn(rollouts[0])
+        dimension, start = rollouts[0].dimension, end_of_warm_up(rollouts[0])
         windows = choose_windows(list(events) or [event], dimension) if windows is None else windows
         self.plan = plan_event(event, windows, dimension, start=start)
         answers = read_answers(event, rollouts, len(self.plan.categories))

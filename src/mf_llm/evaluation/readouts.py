@@ -17,7 +17,7 @@ from mf_llm.events.event import Event
 if TYPE_CHECKING:
     from mf_llm.simulation import Rollout
 
-SIMULATED, FAILED = "simulated", "failed"
+REAL, SIMULATED, FAILED = "real", "simulated", "failed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +60,16 @@ class Answers:
         return (weights / weights.mean()) @ self.mass[window]
 
 
-def first_simulated_turn(rollout: Rollout) -> int | None:
-    """Index of the first turn that a rollout simulated; None if it holds real actions only."""
-    return min((row.turn for row in rollout.actions if row.source in (SIMULATED, FAILED)), default=None)
+def end_of_warm_up(rollout: Rollout) -> int | None:
+    """Index of the first turn after the warm-up; None for a rollout that holds real actions only.
+
+    Not the first simulated one: where only a sample of a step is simulated, those before the first of the sample would
+    be missing from the human shares, and others for each seed.
+    """
+    first = min((row.turn for row in rollout.actions if row.source != REAL), default=None)
+    if first is None:
+        return None
+    return max((row.turn + 1 for row in rollout.actions if row.source == REAL), default=first)
 
 
 def readout_name(rollout: Rollout) -> str:

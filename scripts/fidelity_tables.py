@@ -1,0 +1,92 @@
+"""Markdown tables of the fidelity experiment, out of its committed files (for the README and model cards)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mf_llm.evaluation.method_table import ALL, COMPLETE, EVENTS
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "fidelity"
+_MEANS = {ALL: "mean", EVENTS: "mean without surveys"}
+
+
+def fidelity_table(results: Path = RESULTS) -> str:
+    """KL of every method on every data set, and the means with intervals; "-" where runs are missing."""
+    rows = [row for row in _read(results / "kl.csv") if row["training_seed"] == "mean"]
+    scopes = list(dict.fromkeys(row["dataset"] for row in rows))
+    scopes = [*(name for name in scopes if name not in _MEANS), *(name for name in _MEANS if name in scopes)]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    found = {(row["method"], row["dataset"]): row for row in rows}
+    n_seeds = {row["method"]: row["n_seeds"] for row in rows if row["n_seeds"]}
+    head = ["method", "seeds", *(_MEANS.get(scope, scope) for scope in scopes)]
+    body = []
+    for method in methods:
+        cells = [_score(found.get((method, scope)), "kl", bounds=scope in _MEANS) for scope in scopes]
+        body.append([f"`{method}`", n_seeds.get(method, "-"), *cells])
+    return markdown(head, body)
+
+
+def differences_table(results: Path = RESULTS) -> str:
+    """Paired differences of KL (below 0: the first method is nearer to people), with intervals."""
+    rows = _read(results / "paired.csv")
+    scopes = list(dict.fromkeys(row["dataset"] for row in rows))
+    pairs = list(dict.fromkeys((row["a"], row["b"]) for row in rows))
+    found = {(row["a"], row["b"], row["dataset"]): row for row in rows}
+    head = ["difference of KL", *(_MEANS.get(scope, scope) for scope in scopes)]
+    body = [
+        [f"`{a}` - `{b}`", *(_score(found.get((a, b, scope)), "difference", bounds=True) for scope in scopes)]
+        for a, b in pairs
+    ]
+    return markdown(head, body)
+
+
+def bars_table(results: Path = RESULTS, *, all_bars: bool = True) -> str:
+    """The bars: what was wanted, what was found, whether it holds."""
+    summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    bars = [bar for kind in ("plain", "anchored") for bar in summary["bars"][kind] if all_bars or bar["stated"]]
+    body = [
+        [bar["name"] + ("" if bar["stated"] else " (stricter than asked)"), bar["wanted"], _value(bar), _outcome(bar)]
+        for bar in bars
+    ]
+    return markdown(["bar", "wanted", "found [95 %]", "outcome"], body)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first column is left-aligned, the others right-aligned."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _score(row: dict[str, str] | None, name: str, *, bounds: bool) -> str:
+    """A score with its interval; a star where not all training seeds are in, a dash where there is nothing."""
+    if row is None or not row[name]:
+        return "-"
+    # Gains over a good anchor are thousandths.
+    digits, prefix = (4, "") if name == "difference" else (3, f"{name}_")
+    text = f"{float(row[name]):.{digits}f}" + ("" if row["status"] == COMPLETE else "*")
+    low, high = row[f"{prefix}low"], row[f"{prefix}high"]
+    return f"{text} [{float(low):.{digits}f}, {float(high):.{digits}f}]" if bounds and low and high else text
+
+
+def _value(bar: dict[str, Any]) -> str:
+    value = bar["value"]
+    if value is None:
+        return "-"
+    if value["low"] is None:
+        return f"{value['value']:.4f}"
+    return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
+
+
+def _outcome(bar: dict[str, Any]) -> str:
+    if bar["holds"] is None:
+        return "open"
+    return "holds" if bar["holds"] else f"missed by {bar['missed_by']:.4f}"
