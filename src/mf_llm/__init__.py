@@ -35,6 +35,12 @@ _PUBLIC_NAMES = {
     "evaluate_rollouts": "mf_llm.evaluation",
     "EvaluationReport": "mf_llm.evaluation",
     "plot_trajectory": "mf_llm.evaluation",
+    "TransitionSettings": "mf_llm.training",
+    "build_transitions": "mf_llm.training",
+    "IBTuneConfig": "mf_llm.training",
+    "IBTuneTrainer": "mf_llm.training",
+    "PolicySFTTrainer": "mf_llm.training",
+    "lora_config": "mf_llm.training",
 }
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)

@@ -1,0 +1,79 @@
+"""LoRA for both roles: which layers carry adapters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mf_llm.errors import InputError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+    from mf_llm.models import MFLLMForSimulation
+
+ROLES = ("policy", "mean_field")
+
+
+def lora_config(
+    model: MFLLMForSimulation,
+    *,
+    r: int = 8,
+    alpha: int = 16,
+    dropout: float = 0.0,
+    roles: Sequence[str] = ROLES,
+    layers: Sequence[int] | None = None,
+) -> LoraConfig:
+    """LoRA on every linear projection inside the decoder layers, one adapter per role.
+
+    The output layer carries none: it is tied to the embeddings in many backbones, and to the other role's.
+
+    Args:
+        model: the composite, or anything whose children are called "policy" and "mean_field".
+        r, alpha, dropout: of LoRA (Hu et al. 2021); an update is scaled by ``alpha / r``.
+        roles: the roles that get adapters.
+        layers: indices of the decoder layers with adapters, all by default. Gradients stop at the lowest of them:
+            the upper half alone makes a step about 1.5 times as fast.
+
+    Raises:
+        InputError: an unknown role or layer.
+    """
+    from peft import LoraConfig
+
+    unknown = sorted(set(roles) - set(ROLES))
+    if unknown or not roles:
+        raise InputError(f"`roles` must be some of {', '.join(ROLES)}, got {list(roles)}; nothing would be trained.")
+    patterns = [_pattern(model, role, layers) for role in ROLES if role in roles]
+    return LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="|".join(patterns), task_type=None, bias="none"
+    )
+
+
+def add_adapters(model: MFLLMForSimulation, config: LoraConfig) -> PeftModel:
+    """Wraps the whole composite, as the trainer needs it; ``get_base_model()`` gives the composite back."""
+    from peft import get_peft_model
+
+    return get_peft_model(model, config)
+
+
+def _pattern(model: MFLLMForSimulation, role: str, layers: Sequence[int] | None) -> str:
+    """A regular expression for the full names of a role's projections."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    linear = [
+        name for name, module in model.get_submodule(role).named_modules() if isinstance(module, nn.Linear | Conv1D)
+    ]
+    # Names inside a decoder layer hold its number: "model.layers.3.self_attn.q_proj".
+    inside = [match for name in linear if (match := re.fullmatch(r"(.*?)\.(\d+)\.(.*)", name))]
+    known = sorted({int(match[2]) for match in inside})
+    wanted = known if layers is None else sorted(set(layers))
+    if not known or not set(wanted) <= set(known) or not wanted:
+        raise InputError(
+            f"`layers` must be indices of the {len(known)} decoder layers of the {role} backbone, got {layers!r}; no "
+            "adapter can be placed there."
+        )
+    stems = "|".join(sorted({re.escape(match[1]) for match in inside}))
+    ends = "|".join(sorted({re.escape(match[3]) for match in inside if int(match[2]) in wanted}))
+    return rf"{role}\.(?:{stems})\.(?:{'|'.join(map(str, wanted))})\.(?:{ends})"

@@ -1,0 +1,243 @@
+"""Token trees: prompts that share a beginning, packed so that the shared part is encoded once, with gradients.
+
+A step of the policy is a tree: the shared prompt, below it one branch per profile, below that the options, below an
+option what the person wrote. K signals of one transition are a tree too: one prompt, K branches. A row of the batch
+holds a whole tree; a mask lets each token see its ancestors alone, and positions count along the branch, so that the
+log-probabilities equal those of separate rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mf_llm.errors import InputError
+
+
+class TokenTree:
+    """A tree of token sequences that grows by branches.
+
+    Args:
+        prefix: the tokens of the root, at least one.
+    """
+
+    def __init__(self, prefix: Sequence[int]) -> None:
+        if not prefix:
+            raise InputError("`prefix` must hold at least one token, got none; nothing could predict a branch.")
+        self.tokens: list[list[int]] = [list(prefix)]
+        self.parents: list[int] = [-1]
+        self.score_rows: dict[int, int] = {}
+
+    def add(self, tokens: Sequence[int], parent: int = 0, *, scored: bool = False) -> int:
+        """Adds a branch and returns the number of its node.
+
+        Args:
+            tokens: at least one token.
+            parent: number of the node it continues.
+            scored: whether its log-probability is wanted; `score_rows` then tells its row among the tree's scores.
+        """
+        if not tokens:
+            raise InputError("`tokens` must hold at least one token, got none; an empty branch has no probability.")
+        self.tokens.append(list(tokens))
+        self.parents.append(parent)
+        if scored:
+            self.score_rows[len(self.tokens) - 1] = len(self.score_rows)
+        return len(self.tokens) - 1
+
+    def __len__(self) -> int:
+        """Tokens of the packed row. The last token of a leaf is predicted, never read."""
+        return sum(map(len, self.tokens)) - len(self._leaves())
+
+    def paths(self) -> list[list[int]]:
+        """Nodes from the root to each leaf."""
+        paths = []
+        for leaf in sorted(self._leaves()):
+            path = [leaf]
+            while self.parents[path[-1]] >= 0:
+                path.append(self.parents[path[-1]])
+            paths.append(path[::-1])
+        return paths
+
+    def longest_path(self) -> int:
+        """Tokens of the longest row of a path, its last token left out."""
+        return max((sum(len(self.tokens[node]) for node in path) for path in self.paths()), default=1) - 1
+
+    def _leaves(self) -> set[int]:
+        return set(range(1, len(self.tokens))) - set(self.parents)
+
+
+@dataclass(frozen=True)
+class PackedTrees:
+    """A batch of trees as tensors.
+
+    Attributes:
+        input_ids: ``[R, T]``, padded on the left.
+        attention_mask: bool ``[R, 1, T, T]`` (one tree a row), or int ``[R, T]`` (one path a row).
+        position_ids: ``[R, T]``.
+        row, column, token: ``[M]``, one entry per token that is scored: where its predecessor stands, and its id.
+        node, offset: ``[M]``, which of the N scored nodes it belongs to, and its place in it.
+        shape: (N, L), number of scored nodes and length of the longest.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    row: torch.Tensor
+    column: torch.Tensor
+    token: torch.Tensor
+    node: torch.Tensor
+    offset: torch.Tensor
+    shape: tuple[int, int]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are read, padding left out."""
+        mask = self.attention_mask
+        # A row of a tree's mask sees itself and its ancestors; padding sees itself alone, and no token sees padding.
+        return int(mask.sum()) if mask.dim() == 2 else int((self.position_ids[:, 1:] > 0).sum()) + len(mask)
+
+    @property
+    def logits_to_keep(self) -> int:
+        """How many of the last columns predict a scored token."""
+        return int(self.input_ids.shape[1] - self.column.min()) if len(self.column) else 1
+
+    def model_inputs(self, role: str, device: torch.device | str) -> dict[str, torch.Tensor | int]:
+        """The arguments of ``MFLLMForSimulation.forward`` for a role."""
+        return {
+            f"{role}_input_ids": self.input_ids.to(device),
+            f"{role}_attention_mask": self.attention_mask.to(device),
+            f"{role}_position_ids": self.position_ids.to(device),
+            f"{role}_logits_to_keep": self.logits_to_keep,
+        }
+
+    def log_probs(self, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+        """Log-probability of every scored token.
+
+        Args:
+            logits: ``[R, kept, V]``, those of the last columns.
+            temperature: the distribution is ``softmax(logits / temperature)``.
+
+        Returns:
+            ``[N, L]`` float32, 0 behind the end of a node.
+        """
+        device = logits.device
+        first = self.input_ids.shape[1] - logits.shape[1]
+        chosen = logits[self.row.to(device), (self.column - first).to(device)].float() / temperature
+        values = torch.log_softmax(chosen, dim=-1).gather(1, self.token.to(device)[:, None]).squeeze(1)
+        flat = (self.node * self.shape[1] + self.offset).to(device)
+        return values.new_zeros(self.shape[0] * self.shape[1]).index_put((flat,), values).view(self.shape)
+
+
+def pack_trees(trees: Sequence[TokenTree], *, shared: bool = True) -> PackedTrees:
+    """Packs trees into one batch.
+
+    Args:
+        trees: at least one. Their scored nodes are numbered tree after tree, in the order they were added.
+        shared: one tree a row. False: one path from root to leaf a row, with an ordinary causal mask, for backbones
+            whose sliding attention window counts slots of a row, not positions.
+    """
+    rows = [_tree_row(tree) for tree in trees] if shared else [row for tree in trees for row in _path_rows(tree)]
+    starts = np.cumsum([0, *(len(tree.score_rows) for tree in trees)])
+    owners = list(range(len(trees))) if shared else [i for i, tree in enumerate(trees) for _ in tree.paths()]
+    width, count = max(len(row.ids) for row in rows), len(rows)
+    ids = torch.zeros(count, width, dtype=torch.long)
+    positions = torch.zeros(count, width, dtype=torch.long)
+    if shared:
+        mask = torch.eye(width, dtype=torch.bool).repeat(count, 1, 1)  # padding sees itself: no softmax over nothing
+    else:
+        mask = torch.zeros(count, width, dtype=torch.long)
+    scores: list[np.ndarray] = []
+    for i, row in enumerate(rows):
+        pad = width - len(row.ids)
+        ids[i, pad:] = torch.tensor(row.ids)
+        positions[i, pad:] = torch.from_numpy(row.positions)
+        if row.mask is not None:
+            mask[i, pad:, pad:] = torch.from_numpy(row.mask)
+        else:
+            mask[i, pad:] = 1
+        places = row.scores.copy()  # [m, 4]: column of the predecessor, token, row among the tree's scores, offset
+        places[:, 0] += pad
+        places[:, 2] += starts[owners[i]]
+        scores.append(np.concatenate([np.full((len(places), 1), i), places], axis=1))
+    table = torch.from_numpy(np.concatenate(scores)) if scores else torch.zeros(0, 5, dtype=torch.long)
+    longest = int(table[:, 4].max()) + 1 if len(table) else 1
+    return PackedTrees(
+        input_ids=ids,
+        attention_mask=mask[:, None] if shared else mask,
+        position_ids=positions,
+        row=table[:, 0],
+        column=table[:, 1],
+        token=table[:, 2],
+        node=table[:, 3],
+        offset=table[:, 4],
+        shape=(int(starts[-1]), longest),
+    )
+
+
+def in_batches(trees: Sequence[TokenTree], batch_tokens: int, *, shared: bool = True) -> list[list[int]]:
+    """Indices of `trees` in batches of at most `batch_tokens`, longest rows first, at least one tree each.
+
+    Args:
+        trees: trees.
+        batch_tokens: bound of rows times longest row, so padding included.
+        shared: how they are packed, see `pack_trees`.
+    """
+    rows = [1 if shared else len(tree.paths()) for tree in trees]
+    widths = [len(tree) if shared else tree.longest_path() for tree in trees]
+    batches: list[list[int]] = []
+    for i in sorted(range(len(trees)), key=lambda i: -widths[i]):
+        if batches and sum(rows[j] for j in [*batches[-1], i]) * widths[batches[-1][0]] <= batch_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+@dataclass(frozen=True)
+class _Row:
+    ids: list[int]
+    positions: np.ndarray  # [T]
+    mask: np.ndarray | None  # [T, T]
+    scores: np.ndarray  # [m, 4]
+
+
+def _tree_row(tree: TokenTree) -> _Row:
+    leaves = tree._leaves()
+    read = [tokens[:-1] if i in leaves else tokens for i, tokens in enumerate(tree.tokens)]
+    starts = np.cumsum([0, *map(len, read)])
+    ids = [token for tokens in read for token in tokens]
+    depth = np.zeros(len(read), dtype=np.int64)  # position of a node's first token
+    ancestors = np.eye(len(read), dtype=bool)
+    for i, parent in enumerate(tree.parents):
+        if parent >= 0:
+            depth[i] = depth[parent] + len(tree.tokens[parent])
+            ancestors[i] |= ancestors[parent]
+    owner = np.repeat(np.arange(len(read)), [len(tokens) for tokens in read])
+    place = np.arange(len(ids))
+    positions = depth[owner] + place - starts[owner]
+    mask = ancestors[owner][:, owner] & (place[:, None] >= place[None, :])
+    scores = []
+    for node, score_row in tree.score_rows.items():
+        parent = tree.parents[node]
+        for offset, token in enumerate(tree.tokens[node]):
+            before = starts[node] + offset - 1 if offset else starts[parent] + len(tree.tokens[parent]) - 1
+            scores.append((before, token, score_row, offset))
+    return _Row(ids, positions, mask, np.array(scores, dtype=np.int64).reshape(-1, 4))
+
+
+def _path_rows(tree: TokenTree) -> list[_Row]:
+    rows, done = [], set()
+    for path in tree.paths():
+        ids = [token for node in path for token in tree.tokens[node]][:-1]
+        scores, start = [], 0
+        for node in path:
+            if node in tree.score_rows and node not in done:
+                done.add(node)
+                for offset, token in enumerate(tree.tokens[node]):
+                    scores.append((start + offset - 1, token, tree.score_rows[node], offset))
+            start += len(tree.tokens[node])
+        rows.append(_Row(ids, np.arange(len(ids)), None, np.array(scores, dtype=np.int64).reshape(-1, 4)))
+    return rows
