@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from transformers import BatchEncoding, PreTrainedTokenizerBase, ProcessorMixin
 
 from mf_llm.errors import InputError
+from mf_llm.models.checkpoints import MODEL_TYPE, PROCESSOR_CONFIG_FILE, find_local_checkpoint, read_config
 from mf_llm.models.encoding import DataEncoder, newest_that_fit, one_line, share_budget
 from mf_llm.models.prompts import (
     MEAN_FIELD_INSTRUCTION,
@@ -89,6 +91,39 @@ class MFLLMProcessor(ProcessorMixin):
         policy_tokenizer = load_tokenizer(policy, **kwargs)
         return cls(policy_tokenizer, load_tokenizer(mean_field, **kwargs) if mean_field else policy_tokenizer)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> MFLLMProcessor:
+        """Loads the processor of a checkpoint.
+
+        A checkpoint that holds no tokenizers (those that ship with the package do not) has those of its bases, at the
+        revisions its configuration names.
+
+        Args:
+            pretrained_model_name_or_path: a folder, the name of a packaged checkpoint or a Hub id.
+            **kwargs: as in transformers.
+
+        Raises:
+            InputError: the base of a checkpoint without tokenizers is not found.
+        """
+        folder = find_local_checkpoint(pretrained_model_name_or_path)
+        if folder is None:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        inner = folder / kwargs.get("subfolder", "")
+        config = read_config(inner) if (inner / "config.json").is_file() else {}
+        if (inner / PROCESSOR_CONFIG_FILE).is_file() or config.get("model_type") != MODEL_TYPE:
+            return super().from_pretrained(folder, **kwargs)
+        from mf_llm.models.backbones import load_tokenizer
+
+        bases = [(config.get(f"{role}_base"), config.get(f"{role}_revision")) for role in ROLES]
+        if None in (bases[0][0], bases[1][0]):
+            raise InputError(
+                f"A checkpoint must hold a {PROCESSOR_CONFIG_FILE} or name its bases, {os.fspath(inner)!r} does "
+                "neither; save the processor into it."
+            )
+        policy, mean_field = bases
+        tokenizer = load_tokenizer(policy[0], revision=policy[1])
+        return cls(tokenizer, None if mean_field == policy else load_tokenizer(mean_field[0], revision=mean_field[1]))
+
     def tokenizer_of(self, role: str) -> PreTrainedTokenizerBase:
         """The tokenizer of a role ("policy" or "mean_field")."""
         if role not in ROLES:
@@ -129,6 +164,25 @@ class MFLLMProcessor(ProcessorMixin):
         Returns:
             Token ids, ending at the start of the line where the person begins.
         """
+        parts = self.policy_prefix_parts(topic, signal, answer, order=order, limits=limits)
+        return [token for part in parts for token in part]
+
+    def policy_prefix_parts(
+        self,
+        topic: str,
+        signal: str | None,
+        answer: AnswerFormat,
+        *,
+        order: Sequence[int] | None = None,
+        limits: PromptLimits | None = None,
+    ) -> list[list[int]]:
+        """`policy_prefix` in pieces, what changes least in front; same arguments.
+
+        Returns:
+            Token ids of: instruction and topic; the signal section (left out without a signal); what may be answered,
+            up to the line where the person begins. A topic is cut differently under another signal where the two
+            together are too long, so that the first piece can differ between the steps of an event.
+        """
         limits = limits or PromptLimits()
         encode, frame = self.encoder("policy").encode, self.frame("policy")
         fixed = [
@@ -140,7 +194,8 @@ class MFLLMProcessor(ProcessorMixin):
         data = self._bounded(
             "policy", [one_line(topic), _lines(signal or "")], limits.max_prompt_tokens - used, limits
         )
-        return fixed[0] + data[0] + fixed[1] + data[1] + fixed[2]
+        parts = [fixed[0] + data[0], fixed[1] + data[1], fixed[2]]
+        return [part for part in parts if part]
 
     def person_segment(
         self, state: Mapping[str, Any] | str, answer: AnswerFormat, *, limits: PromptLimits | None = None

@@ -76,7 +76,7 @@ class Estimate:
         return (
             f"{rollouts}, {self.steps} steps, {self.people} people to simulate with {model}: about "
             f"{self.prompt_tokens:,} tokens to encode and at most {self.new_tokens:,} to generate; "
-            f"at most about {_duration(seconds)} ({basis})."
+            f"at most about {duration(seconds)} ({basis})."
         )
 
 
@@ -109,6 +109,13 @@ def remember_speed(model: str, dtype: str, done: Estimate, seconds: float) -> No
         write_json(path, known | {f"{model} {dtype}": round(done.cost / max(seconds, 1e-3), 1)})
     except (OSError, ValueError):
         return
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, in the unit that fits."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _one(event: Event, plan: Plan, config: SimulationConfig) -> Estimate:
@@ -151,9 +158,3 @@ def _speed_file() -> Path:
     from mf_llm.models.default_backbone import cache_folder
 
     return cache_folder() / "speed.json"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

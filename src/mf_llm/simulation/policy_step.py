@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +16,10 @@ from mf_llm.models.prompts import render_state
 from mf_llm.simulation.bounds import max_new_tokens, prompt_limits
 from mf_llm.simulation.generation import Generated, generate_keyed
 from mf_llm.simulation.keyed_draws import draw_categories, permutation, stream_key, uniform_number
+from mf_llm.simulation.prefix_chunks import Parts, PrefixStems, encode_prefix
 from mf_llm.simulation.readout import (
     SharedPrefix,
     anchored_probabilities,
-    encode_prefix,
     normalise,
     option_log_likelihoods,
     option_orders,
@@ -87,9 +89,10 @@ class PolicyStep:
         self.prompt_tokens = self.new_tokens = 0
         # Anchored, the model says how far to go from `carry`: nowhere without adapters, and then it is not asked.
         self._reads_options = bool(options) and (carry is None or model.has_adapters("policy"))
-        self._tuned: dict[tuple[int, ...], SharedPrefix] = {}
-        self._base: dict[tuple[int, ...], SharedPrefix] = {}
-        self._counted: set[tuple[int, ...]] = set()
+        self._tuned: dict[Parts, SharedPrefix] = {}
+        self._base: dict[Parts, SharedPrefix] = {}
+        self._stems, self._base_stems = PrefixStems(self.backbone), PrefixStems(self.backbone)
+        self._counted: list[Parts] = []
         self._free: list[np.ndarray] | None = None
 
     def recall(self, signal: str | None) -> None:
@@ -97,7 +100,7 @@ class PolicyStep:
 
         An uninterrupted run would still hold its shared prefixes; the tokens of a resumed one are counted likewise.
         """
-        self._counted = {tuple(ids) for ids in self._prefix_ids(signal)}
+        self._counted = self._prefix_parts(signal)
 
     def act(self, step: Step, signal: str | None, advance: Callable[[int], None] = lambda n: None) -> list[ActionRow]:
         """The actions of the people of `step`, in their order.
@@ -184,24 +187,22 @@ class PolicyStep:
 
     def _prefixes(self, signal: str | None) -> list[SharedPrefix]:
         """One shared prefix per option order; kept while the signal stays the same (the baseline without one)."""
-        all_ids = [tuple(ids) for ids in self._prefix_ids(signal)]
+        orders = self._prefix_parts(signal)
         anchored = self.carry is not None and self._reads_options
-        new = set(all_ids) - self._counted
-        self.prompt_tokens += sum(map(len, new)) * (2 if anchored else 1)
-        self._tuned = {ids: self._tuned.get(ids) or encode_prefix(self.backbone, ids) for ids in set(all_ids)}
+        new = set(orders) - set(self._counted)
+        self.prompt_tokens += sum(map(_length, new)) * (2 if anchored else 1)
+        self._tuned = _renewed(self._tuned, self._stems, orders)
         if anchored:
             with self.model.adapters_disabled("policy"):
-                self._base = {ids: self._base.get(ids) or encode_prefix(self.backbone, ids) for ids in set(all_ids)}
-        self._counted = set(all_ids)
-        return [self._tuned[ids] for ids in all_ids]
+                self._base = _renewed(self._base, self._base_stems, orders)
+        self._counted = orders
+        return [self._tuned[parts] for parts in orders]
 
-    def _prefix_ids(self, signal: str | None, topic: str | None = None) -> list[list[int]]:
-        """The shared part of the prompts, one for each option order."""
+    def _prefix_parts(self, signal: str | None, topic: str | None = None) -> list[Parts]:
+        """The pieces of the shared part of the prompts, for each option order."""
         topic, answer = self.event.topic if topic is None else topic, self.plan.answer
-        return [
-            self.processor.policy_prefix(topic, signal, answer, order=order, limits=self.limits)
-            for order in self.orders
-        ]
+        build = partial(self.processor.policy_prefix_parts, topic, signal, answer, limits=self.limits)
+        return [tuple(map(tuple, build(order=order))) for order in self.orders]
 
     def _probabilities(
         self,
@@ -224,7 +225,7 @@ class PolicyStep:
             scores = self._scores(prefix, chosen, advance)
             if self.carry is not None:
                 with self.model.adapters_disabled("policy"):
-                    base = self._scores(self._base[prefix.ids], chosen)
+                    base = self._scores(self._base[self._counted[o]], chosen)
                 result[rows] = anchored_probabilities(self.carry, scores, base)
             elif content_free is not None:
                 result[rows] = calibrated_probabilities(scores, content_free[o])
@@ -234,17 +235,16 @@ class PolicyStep:
 
     def _content_free(self, step: Step) -> list[np.ndarray]:
         """``[K]`` log-likelihoods of the options where there is nothing to go by, for each option order."""
-        prompts = self._prefix_ids(None, CONTENT_FREE_TOPIC)
+        # In one piece: once for an event there is little to spare.
+        prompts = [(tuple(chain.from_iterable(parts)),) for parts in self._prefix_parts(None, CONTENT_FREE_TOPIC)]
         segment = self.processor.person_segment({}, self.plan.answer, limits=self.limits)
         if step.index == next(one.index for one in self.plan.steps if not one.real):
             # Once for the event, and in that step; a resumed run asks again but counts like an uninterrupted one.
             own = len(segment) + sum(map(len, self.options))
-            self.prompt_tokens += sum(len(ids) + own for ids in prompts)
+            self.prompt_tokens += sum(_length(parts) + own for parts in prompts)
         if self._free is None:
-            self._free = [
-                option_log_likelihoods(self.backbone, encode_prefix(self.backbone, ids), [segment], self.options)[0]
-                for ids in prompts
-            ]
+            prefixes = [encode_prefix(PrefixStems(self.backbone), parts) for parts in prompts]
+            self._free = [option_log_likelihoods(self.backbone, p, [segment], self.options)[0] for p in prefixes]
         return self._free
 
     def _scores(
@@ -321,6 +321,17 @@ def write_texts(parts: Sequence[tuple[PolicyStep, Decisions]]) -> list[list[Gene
     )
     rest = iter(written)
     return [[next(rest) for _ in keys] for _, _, keys in asked]
+
+
+def _renewed(
+    known: Mapping[Parts, SharedPrefix], stems: PrefixStems, orders: Sequence[Parts]
+) -> dict[Parts, SharedPrefix]:
+    """The prefixes of the option orders, those that are `known` as they are; the others are let go."""
+    return {parts: known.get(parts) or encode_prefix(stems, parts) for parts in dict.fromkeys(orders)}
+
+
+def _length(parts: Parts) -> int:
+    return sum(map(len, parts))
 
 
 def calibrated_probabilities(scores: np.ndarray, content_free: np.ndarray) -> np.ndarray:

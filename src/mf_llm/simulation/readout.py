@@ -35,19 +35,25 @@ class SharedPrefix:
 
 
 @torch.inference_mode()
-def encode_prefix(backbone: PreTrainedModel, ids: Sequence[int]) -> SharedPrefix:
+def encode_prefix(backbone: PreTrainedModel, ids: Sequence[int], after: SharedPrefix | None = None) -> SharedPrefix:
     """Encodes the shared part of a step's prompts.
 
     Args:
         backbone: a causal language model.
         ids: P >= 1 token ids.
+        after: what stands before them and is encoded already; it is copied, not written.
+
+    Returns:
+        The prefix of all tokens, those of `after` in front.
     """
     from transformers import DynamicCache
 
-    cache = DynamicCache(config=backbone.config)
-    # Nobody reads the prefix's logits, and over a large vocabulary they would cost more than the rest.
-    backbone(input_ids=_row(backbone, ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return SharedPrefix(tuple(ids), cache)
+    # Nothing is padded, so that a sliding window's slots stay those of one piece.
+    cache = DynamicCache(config=backbone.config) if after is None else after.expanded(1)
+    # Nobody reads the prefix's logits, and over a large vocabulary those of one token cost as much as the rest.
+    none = torch.empty(0, dtype=torch.long, device=backbone.device)
+    backbone(input_ids=_row(backbone, ids), past_key_values=cache, use_cache=True, logits_to_keep=none)
+    return SharedPrefix((*(after.ids if after is not None else ()), *ids), cache)
 
 
 @torch.inference_mode()

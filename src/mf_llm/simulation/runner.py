@@ -58,7 +58,7 @@ def simulate(
         model: an `MFLLMForSimulation`.
         processor: its `MFLLMProcessor`.
         event: one event, or several.
-        config: how to simulate; see `SimulationConfig`.
+        config: how to simulate; as the model was trained by default (``model.config.simulation_config()``).
         output: folder for the rollout (several events: ``output/rollouts/NAME`` each). Each finished step is on disk
             before the next begins.
         resume: go on with what is in `output`; the result equals an uninterrupted run's.
@@ -73,7 +73,7 @@ def simulate(
     Raises:
         InputError: if an event cannot be simulated like this, or `output` holds something else.
     """
-    config = config or SimulationConfig()
+    config = config or model.config.simulation_config()
     if isinstance(events_together, bool) or not isinstance(events_together, int) or events_together < 1:
         raise InputError(f"`events_together` must be a whole number of at least 1, got {events_together!r}.")
     events = [event] if isinstance(event, Event) else list(event)

@@ -1,0 +1,50 @@
+"""Shared prompt parts encoded piece by piece: what the prompts of an event have in common is encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mf_llm.simulation import readout
+from mf_llm.simulation.readout import SharedPrefix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Parts = tuple[tuple[int, ...], ...]
+
+
+class PrefixStems:
+    """The beginnings of prefixes that one model has encoded: of each number of parts the last one.
+
+    One for each state of a model: with adapters and without them the same tokens have different keys and values.
+
+    Args:
+        backbone: a causal language model.
+    """
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        self.backbone = backbone
+        self._last: dict[int, tuple[Parts, SharedPrefix]] = {}
+
+    def encoded(self, parts: Parts) -> SharedPrefix:
+        """The prefix of all `parts`, kept for those that begin with it."""
+        known = self._last.get(len(parts))
+        if known is None or known[0] != parts:
+            known = self._last[len(parts)] = parts, encode_prefix(self, parts)
+        return known[1]
+
+
+def encode_prefix(stems: PrefixStems, parts: Sequence[Sequence[int]]) -> SharedPrefix:
+    """Encodes the last of `parts` behind the others, which are encoded only if they are not among `stems`.
+
+    Each part is a pass of its own, whatever is known already: passes of other lengths round differently, and a run
+    that was resumed is to give what an uninterrupted one gives, to the last bit.
+
+    Args:
+        stems: what was encoded before.
+        parts: at least one part, each of at least one token.
+    """
+    parts = tuple(map(tuple, parts))
+    before = stems.encoded(parts[:-1]) if len(parts) > 1 else None
+    return readout.encode_prefix(stems.backbone, parts[-1], before)
