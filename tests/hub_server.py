@@ -1,8 +1,8 @@
 """A small Hub on the loopback interface: enough of the real one's endpoints to push a checkpoint and load it again.
 
 It keeps repositories in memory, asks for no token and takes every file above 10 MB or with a weight's ending as LFS,
-as the real Hub does. Point ``HF_ENDPOINT`` at `HubServer.url` and set ``HF_HUB_DISABLE_XET=1`` before
-huggingface_hub is imported.
+as the real Hub does. Cards are validated: YAML that cannot be read, or fields the Hub would refuse, are errors. Point
+``HF_ENDPOINT`` at `HubServer.url` and set ``HF_HUB_DISABLE_XET=1`` before huggingface_hub is imported.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
+
+import yaml
 
 LFS_ENDINGS = (".safetensors", ".bin", ".parquet", ".gz")
 LFS_BYTES = 10_000_000
@@ -52,6 +55,32 @@ class Repository:
         return hashlib.sha1(f"{id(self)}-{count}".encode()).hexdigest()
 
 
+def card_problems(content: str) -> tuple[list[str], list[str]]:
+    """What the Hub would say about a card: errors, which stop an upload, and warnings."""
+    head = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
+    if head is None:
+        return [], ["empty or missing yaml metadata in repo card"]
+    try:
+        metadata = yaml.safe_load(head[1])
+    except yaml.YAMLError as error:
+        return [f"the YAML cannot be read: {error}"], []
+    if not isinstance(metadata, dict):
+        return ["the YAML must be a mapping"], []
+    errors = []
+    for name in ("language", "tags", "datasets", "base_model"):
+        values = metadata.get(name, [])
+        values = [values] if isinstance(values, str) else values
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            errors.append(f'"{name}" must be a string or a list of strings')
+        elif name in ("datasets", "base_model") and not all(re.fullmatch(r"[\w.\-]+/[\w.\-]+", v) for v in values):
+            errors.append(f'"{name}" with value {values} is not valid: use ids of the Hub')
+    if metadata.get("license", "mit") not in ("apache-2.0", "mit", "cc-by-4.0", "gemma", "other"):
+        errors.append(f'"license" must be one of the known ones, got {metadata["license"]}')
+    if metadata.get("base_model_relation", "adapter") not in ("adapter", "merge", "quantized", "finetune"):
+        errors.append('"base_model_relation" must be adapter, merge, quantized or finetune')
+    return errors, []
+
+
 class HubServer:
     """Serves while the ``with`` block lasts.
 
@@ -59,12 +88,14 @@ class HubServer:
         url: what ``HF_ENDPOINT`` has to be.
         repositories: by ``owner/name``.
         requests: method and path of every request, in order.
+        cards: every card that was sent to be validated, in order.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.cards: list[str] = []
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -104,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         path, body = unquote(urlsplit(self.path).path), self._body()
         if path == "/api/validate-yaml":
-            return self._json({"errors": [], "warnings": []})
+            return self._validate_card(json.loads(body)["content"])
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         if path.endswith(".git/info/lfs/objects/batch"):
@@ -114,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             return self._error(404, "RepoNotFound", f"no repository {name}")
         if action == "preupload":
-            return self._preupload(json.loads(body))
+            return self._preupload(repository, json.loads(body))
         if action == "commit":
             return self._commit(kind, name, repository, body)
         return self._error(404, "NotFound", path)
@@ -154,11 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         if commit is None:
             return self._error(404, "RevisionNotFound", f"no revision {revision}")
         if action == "tree":
-            rows = [
-                {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                for file, content in sorted(repository.at(commit).items())
-            ]
-            return self._json(rows)
+            return self._tree(repository.at(commit), revision.partition("/")[2])
         if action == "refs":
             branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.sha}
             return self._json({"branches": [branch], "tags": [], "converts": []})
@@ -166,6 +193,20 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json(
             {"_id": name, "id": name, "sha": commit, "private": repository.private, "siblings": siblings}
         )
+
+    def _tree(self, files: dict[str, bytes], folder: str) -> None:
+        """The files below a folder; its folders too, unless everything in them is asked for."""
+        prefix, recursive = f"{folder}/" if folder else "", "recursive=true" in urlsplit(self.path).query.lower()
+        below = {path: content for path, content in sorted(files.items()) if path.startswith(prefix)}
+        if folder and not below:
+            return self._error(404, "EntryNotFound", f"no folder {folder}")
+        rows: dict[str, dict] = {}
+        for path, content in below.items():
+            child = path if recursive else prefix + path.removeprefix(prefix).split("/")[0]
+            kind = "file" if child == path else "directory"
+            rows[child] = {"type": kind, "path": child, "oid": hashlib.sha1(content).hexdigest()}
+            rows[child] |= {"size": len(content)} if kind == "file" else {"size": 0}
+        return self._json(list(rows.values()))
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -178,13 +219,25 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.repositories[name] = Repository(kind, private=private)
         return self._json({"url": f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}", "name": name})
 
-    def _preupload(self, request: dict) -> None:
-        def mode(file: dict) -> str:
-            return "lfs" if file["path"].endswith(LFS_ENDINGS) or file["size"] > LFS_BYTES else "regular"
+    def _validate_card(self, content: str) -> None:
+        self.hub.cards.append(content)
+        errors, warnings = card_problems(content)
+        answer = {
+            key: [{"message": text} for text in texts] for key, texts in (("errors", errors), ("warnings", warnings))
+        }
+        self._json(answer, status=400 if errors else 200)
 
-        self._json(
-            {"files": [{"path": f["path"], "uploadMode": mode(f), "shouldIgnore": False} for f in request["files"]]}
-        )
+    def _preupload(self, repository: Repository, request: dict) -> None:
+        answers = []
+        for file in request["files"]:
+            lfs = file["path"].endswith(LFS_ENDINGS) or file["size"] > LFS_BYTES
+            answer = {"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
+            content = repository.files.get(file["path"])
+            if content is not None:  # what has not changed is not sent again
+                blob = b"blob %d\0%s" % (len(content), content)
+                answer["oid"] = hashlib.sha256(content).hexdigest() if lfs else hashlib.sha1(blob).hexdigest()
+            answers.append(answer)
+        self._json({"files": answers})
 
     def _lfs_batch(self, request: dict) -> None:
         objects = []

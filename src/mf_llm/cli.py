@@ -62,20 +62,32 @@ def simulate(
     dtype: Annotated[
         Dtype, typer.Option(help="Weights; auto is bfloat16 where the machine is fast in it.")
     ] = Dtype.auto,
-    signal: Annotated[Signal, typer.Option(help="What people see of the population.")] = Signal.text,
+    signal: Annotated[
+        Signal | None, typer.Option(help="What people see of the population.  [default: as trained, else text]")
+    ] = None,
     readout: Annotated[
         Readout, typer.Option(help="Probabilities of all options, or one drawn action.")
     ] = Readout.exact,
-    anchored: Annotated[bool, typer.Option("--anchored", help="Perturb the warm-up's shares instead.")] = False,
+    anchored: Annotated[
+        bool | None,
+        typer.Option(
+            "--anchored/--plain", help="Perturb the warm-up's shares, or not.  [default: as trained, else plain]"
+        ),
+    ] = None,
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Divide by the options' likelihoods under a prompt without content.")
     ] = False,
     dimension: Annotated[str | None, typer.Option(help="What is read out of actions.  [default: the first]")] = None,
-    action: Annotated[Action, typer.Option(help="What an action is; auto looks at the warm-up.")] = Action.auto,
+    action: Annotated[
+        Action | None,
+        typer.Option(help="What an action is; auto looks at the warm-up.  [default: as trained, else auto]"),
+    ] = None,
     steps: Annotated[
         Steps, typer.Option(help="Who acts together; auto takes waves where there are any.")
     ] = Steps.auto,
-    agents_per_step: Annotated[int, typer.Option(min=1, help="People who act together (by count).")] = 16,
+    agents_per_step: Annotated[
+        int | None, typer.Option(min=1, help="People who act together (by count).  [default: as trained, else 16]")
+    ] = None,
     seconds_per_step: Annotated[float | None, typer.Option(help="Length of a time slot (by time).")] = None,
     people_per_wave: Annotated[
         int | None, typer.Option(min=1, help="Simulate a sample of this many people of a step (for large waves).")
@@ -120,12 +132,12 @@ def simulate(
             resume=resume,
             dry_run=dry_run,
             options={
-                "signal": signal.value,
+                "signal": signal.value if signal else None,
                 "readout": readout.value,
                 "anchored": anchored,
                 "calibrated": calibrated,
                 "dimension": dimension,
-                "action": action.value,
+                "action": action.value if action else None,
                 "steps": steps.value,
                 "agents_per_step": agents_per_step,
                 "seconds_per_step": seconds_per_step,

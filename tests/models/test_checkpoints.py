@@ -115,3 +115,43 @@ def test_names_that_can_be_hub_ids():
     no = ["name", "a/b/c", "/a/b", "a b/c", "../x", "a--b/c", "x/y.git", "-a/b", ""]
     assert all(hub_files.looks_like_repo_id(name) for name in yes)
     assert not any(hub_files.looks_like_repo_id(name) for name in no)
+
+
+def test_the_files_of_a_checkpoint(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    own = set(map(str, checkpoints.checkpoint_files(tmp_path)))
+    assert own == {
+        "config.json",
+        "model.safetensors",
+        "policy_generation_config.json",
+        "mean_field_generation_config.json",
+    }
+    (tmp_path / "README.md").write_text(
+        "# Card\n![curve](curve.png) ![else](https://example.org/x.png) ![gone](no.png)\n"
+    )
+    for name in ("curve.png", "other.png", "training_args.bin", "optimizer.pt", "training_log.csv", "runs/events.1",
+                 "checkpoint-1/config.json", "policy_tokenizer/tokenizer.json", "processor_config.json"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    more = {"README.md", "curve.png", "policy_tokenizer/tokenizer.json", "processor_config.json"}
+    assert set(map(str, checkpoints.checkpoint_files(tmp_path))) == own | more
+
+
+def test_how_a_checkpoint_was_trained_is_known_before_it_is_loaded(model, tmp_path, cache, no_hub, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_packaged_folder", lambda: tmp_path / "packaged")
+    model.save_pretrained(tmp_path / "silent")
+    model.config.simulation = {"signal_max_tokens": 48, "signal": "both"}
+    model.save_pretrained(tmp_path / "packaged" / "crowd-small")
+    put_into_cache(model, cache)
+    for name in (tmp_path / "packaged" / "crowd-small", "crowd-small", "someone/crowd"):
+        assert checkpoints.trained_options(name) == {"signal": "both", "signal_max_tokens": 48}
+    assert list(checkpoints.trained_options("crowd-small")) == ["signal", "signal_max_tokens"]
+    for name in (
+        tmp_path / "silent",
+        tmp_path,
+        save_tiny_backbone(tmp_path / "plain", "llama"),
+        "nobody/nothing",
+        "x",
+    ):
+        assert checkpoints.trained_options(name) == {}
+    assert checkpoints.trained_options(checkpoints.DEFAULT_BACKBONE) == {}

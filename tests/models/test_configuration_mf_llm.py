@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoConfig
 
-from mf_llm import InputError, MFLLMConfig
+from mf_llm import InputError, MFLLMConfig, SimulationConfig
 from mf_llm.models.tiny import tiny_backbone
 
 
@@ -59,3 +59,28 @@ def test_errors():
         MFLLMConfig().backbone_config("judge")
     with pytest.raises(Exception, match="prompt_version"):
         MFLLMConfig(prompt_version="one")
+
+
+def test_how_it_was_trained_is_how_it_is_simulated(tmp_path):
+    trained = {"signal": "both", "anchored": True, "signal_max_tokens": 48}
+    MFLLMConfig(simulation=trained).save_pretrained(tmp_path)
+    config = MFLLMConfig.from_pretrained(tmp_path)
+    assert config.simulation == trained
+    simulation = config.simulation_config(signal_max_tokens=32, seed=1)
+    assert (simulation.signal, simulation.anchored) == ("both", True)
+    assert (simulation.signal_max_tokens, simulation.seed) == (32, 1)
+    # Checkpoints from before the field existed, and those that say nothing.
+    record = json.loads((tmp_path / "config.json").read_text())
+    del record["simulation"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    for silent in (MFLLMConfig.from_pretrained(tmp_path), MFLLMConfig()):
+        assert silent.simulation is None and silent.simulation_config() == SimulationConfig()
+
+
+def test_a_checkpoint_cannot_choose_what_belongs_to_a_run():
+    with pytest.raises(InputError, match=r"`simulation` of a checkpoint may hold signal, .*, got seed, warm_up;"):
+        MFLLMConfig(simulation={"warm_up": 8, "seed": 3}).simulation_config()
+    with pytest.raises(InputError, match="`signal` must be one of"):
+        MFLLMConfig(simulation={"signal": "loud"}).simulation_config()
+    with pytest.raises(Exception, match="simulation"):
+        MFLLMConfig(simulation="both")

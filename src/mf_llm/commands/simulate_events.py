@@ -16,6 +16,7 @@ from mf_llm.errors import InputError
 from mf_llm.evaluation.protocol import MAX_LABELLED, Windows, choose_windows, labelled_length
 from mf_llm.evaluation.protocol_config import protocol_config
 from mf_llm.events import Event, load_event_sets
+from mf_llm.models.checkpoints import trained_options
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.estimate import Estimate, estimate, remember_speed, remembered_speed
 from mf_llm.simulation.journal import check_same_run
@@ -26,7 +27,11 @@ from mf_llm.simulation.steps import Plan, plan_simulation
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateRequest:
-    """What the command line asked for; `options` are fields of `SimulationConfig`."""
+    """What the command line asked for.
+
+    `options` are fields of `SimulationConfig`; None counts as not given. What is not given is simulated as the
+    checkpoint was trained, or by default.
+    """
 
     events: str
     output: Path | None = None
@@ -57,7 +62,9 @@ def run_simulate(request: SimulateRequest) -> None:
     """Plans, estimates, loads the model, simulates, and says where the run folder is."""
     sets = load_event_sets(request.events)
     _check_event_ids(request, sets)
-    jobs = [_job(name, events, request) for name, events in sets.items()]
+    model_name = request.model or DEFAULT_BACKBONE
+    request, trained = _as_trained(request, model_name)
+    jobs = [_job(name, events, request, trained) for name, events in sets.items()]
     for reason in [reason for job in jobs for reason in job.skipped][:5]:
         print(f"left out: {reason}", file=sys.stderr)
     n_skipped = sum(len(job.skipped) for job in jobs)
@@ -70,11 +77,13 @@ def run_simulate(request: SimulateRequest) -> None:
             f"({n_skipped} left out); change --split, --event or --warm-up."
         )
     check_distinct_ids([event for job in jobs for event in job.events])
-    model_name = request.model or DEFAULT_BACKBONE
     # Side by side is faster; where that was never measured, the speed of one after the other is on the safe side.
     speed = remembered_speed(_batched_name(request, model_name), request.dtype)
     speed = speed or remembered_speed(model_name, request.dtype)
     total = Estimate.total([estimate(job.events, job.plans, job.config) for job in jobs for _ in request.seeds])
+    used = [name for name, value in trained.items() if any(getattr(job.config, name) == value for job in jobs)]
+    if used:
+        print(f"As {Path(model_name).name} was trained: {', '.join(f'{n} {_word(trained[n])}' for n in used)}.")
     print(total.describe(model_name, speed, n_seeds=len(request.seeds)))
     if request.dry_run:
         return
@@ -126,7 +135,16 @@ def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], o
     )
 
 
-def _job(name: str, events: list[Event], request: SimulateRequest) -> _Job:
+def _as_trained(request: SimulateRequest, model_name: str) -> tuple[SimulateRequest, dict[str, Any]]:
+    """The request with what was not given taken from the checkpoint, and what that is."""
+    given = {name: value for name, value in request.options.items() if value is not None}
+    trained = {name: value for name, value in trained_options(model_name).items() if name not in given}
+    if given.get("calibrated"):  # a plain readout was asked for
+        trained.pop("anchored", None)
+    return replace(request, options=trained | given), trained
+
+
+def _job(name: str, events: list[Event], request: SimulateRequest, trained: dict[str, Any]) -> _Job:
     first = next((d for event in events for d in event.dimensions), None)
     dimension = None if request.options.get("action") == "text" else request.options.get("dimension") or first
     if dimension is not None and not any(dimension in event.dimensions for event in events):
@@ -138,7 +156,11 @@ def _job(name: str, events: list[Event], request: SimulateRequest) -> _Job:
     if dimension is not None:
         config = protocol_config(events, request.options)
     else:
-        config = SimulationConfig(**request.options | {"max_actions": request.options["max_actions"] or MAX_LABELLED})
+        # Without labels there are no shares to anchor or to tell: an error only where they were asked for.
+        instead = {"anchored": False} if "anchored" in trained else {}
+        if trained.get("signal") == "both":
+            instead["signal"] = "text"
+        config = SimulationConfig(**{"max_actions": MAX_LABELLED} | request.options | instead)
     chosen, plans, skipped = [], [], []
     for event in events:
         if request.split is not None and event.split != request.split:
@@ -211,6 +233,10 @@ def _check_resumed(record: dict[str, Any], found: dict[str, Any], output: Path) 
 def _batched_name(request: SimulateRequest, model_name: str) -> str:
     """What a measured speed is remembered under."""
     return model_name if request.events_together == 1 else f"{model_name} x{request.events_together}"
+
+
+def _word(value: Any) -> str:
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def _default_name(events: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import tempfile
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,38 @@ from mf_llm.models.hub_files import cached_snapshot, fetch_snapshot, hub_is_reac
 MODEL_TYPE = "mf_llm"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+PROCESSOR_CONFIG_FILE = "processor_config.json"
+CARD_FILE = "README.md"
 # What `find_checkpoint` takes beside the name.
 DOWNLOAD_ARGUMENTS = ("revision", "cache_dir", "local_files_only", "force_download", "token")
+# What of `SimulationConfig` a checkpoint may bring along: how it was trained. What belongs to an event (warm-up,
+# dimension, anchor) or to one run (seed) is never part of it.
+SIMULATION_OPTIONS = (
+    "signal",
+    "anchored",
+    "action",
+    "agents_per_step",
+    "listed_actions",
+    "writers",
+    "max_new_tokens",
+    "signal_max_tokens",
+    "max_prompt_tokens",
+    "max_state_tokens",
+    "max_action_tokens",
+)
+
+_PARTS = (
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    "*_generation_config.json",
+    PROCESSOR_CONFIG_FILE,
+    "*_tokenizer/**/*",
+    CARD_FILE,
+)
+_PICTURE = re.compile(r"!\[[^\]]*\]\(([\w\-.]+)\)")
 
 
 def packaged_checkpoints() -> tuple[str, ...]:
@@ -106,13 +139,101 @@ def find_simulation_checkpoint(name_or_path: str | os.PathLike, **kwargs: Any) -
     return folder if checkpoint_model_type(folder) == MODEL_TYPE else None
 
 
-def checkpoint_model_type(folder: Path) -> str | None:
-    """The model type in a folder's ``config.json``."""
+def find_local_checkpoint(name_or_path: str | os.PathLike) -> Path | None:
+    """The folder of a checkpoint that is here already, as a folder of that name or a packaged one; else None."""
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path
+    return _packaged_folder() / name if name in packaged_checkpoints() else None
+
+
+def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
+    """What of a folder is the checkpoint: weights, configurations, processor, and the card with its pictures.
+
+    A training run leaves more in its output folder (states of the optimiser, logs, pickles with paths of the machine),
+    which is nobody else's business.
+
+    Returns:
+        Paths relative to `folder`, sorted.
+    """
+    folder = Path(folder)
+    found = {path.relative_to(folder) for pattern in _PARTS for path in folder.glob(pattern) if path.is_file()}
+    card = folder / CARD_FILE
+    shown = _PICTURE.findall(card.read_text(encoding="utf-8")) if card.is_file() else []
+    return sorted(found | {Path(name) for name in shown if (folder / name).is_file()})
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a folder.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'} must be a readable JSON file: {error}") from error
-    return config.get("model_type") if isinstance(config, dict) else None
+    return config if isinstance(config, dict) else {}
+
+
+def trained_options(name_or_path: str | os.PathLike) -> dict[str, Any]:
+    """How a checkpoint is to be simulated, known before anything but its ``config.json`` is loaded.
+
+    Args:
+        name_or_path: as for `find_checkpoint`, or a plain language model, which says nothing.
+
+    Returns:
+        Fields of `SimulationConfig`; empty if the checkpoint says nothing, or is nowhere.
+
+    Raises:
+        InputError: a field is none that a checkpoint may set.
+    """
+    name = os.fspath(name_or_path)
+    folder = None if name == DEFAULT_BACKBONE else find_local_checkpoint(name)
+    if folder is not None:
+        config = read_config(folder) if (folder / "config.json").is_file() else {}
+    else:
+        config = {} if name == DEFAULT_BACKBONE else _config_elsewhere(name)
+    return check_simulation_options(config.get("simulation")) if config.get("model_type") == MODEL_TYPE else {}
+
+
+def check_simulation_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`options` in the order of `SIMULATION_OPTIONS`; values are checked by `SimulationConfig`.
+
+    Raises:
+        InputError: a field is none that a checkpoint may set.
+    """
+    options = options or {}
+    unknown = sorted(set(options) - set(SIMULATION_OPTIONS))
+    if unknown:
+        raise InputError(
+            f"`simulation` of a checkpoint may hold {', '.join(SIMULATION_OPTIONS)}, got {', '.join(unknown)}; it "
+            "would be simulated otherwise than it was trained; use the version of mf_llm it was made with."
+        )
+    return {name: options[name] for name in SIMULATION_OPTIONS if name in options}
+
+
+def checkpoint_model_type(folder: Path) -> str | None:
+    """The model type in a folder's ``config.json``."""
+    return read_config(folder).get("model_type")
+
+
+def _config_elsewhere(name: str) -> dict[str, Any]:
+    """The ``config.json`` of the Hub, else that in the Hugging Face cache, else an empty one."""
+    if looks_like_repo_id(name) and hub_is_reachable():
+        from huggingface_hub import hf_hub_download
+
+        # Not into the cache: there, a commit of which one file is known would hide an older one that is complete.
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                hf_hub_download(name, "config.json", local_dir=folder)
+            except Exception:  # whatever it is (no such repository, no permission), loading the checkpoint says it
+                pass
+            else:
+                return read_config(Path(folder))
+    cached = cached_snapshot(name)
+    return read_config(cached) if cached else {}
 
 
 def _packaged_folder() -> Path:

@@ -1,16 +1,19 @@
 """The configuration of a checkpoint with two roles."""
 
 import copy
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from mf_llm.errors import InputError
-from mf_llm.models.checkpoints import MODEL_TYPE
+from mf_llm.models.checkpoints import MODEL_TYPE, check_simulation_options
 from mf_llm.models.prompts import PROMPT_VERSION
 from mf_llm.models.registration import register_configuration
+
+if TYPE_CHECKING:
+    from mf_llm.simulation import SimulationConfig
 
 Role = Literal["policy", "mean_field"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -41,6 +44,8 @@ class MFLLMConfig(PreTrainedConfig):
             `mean_field_config` is None. Two configurations that merely look alike are never tied by themselves, since
             their weights may differ.
         prompt_version: version of the prompts the checkpoint was made with (`mf_llm.models.prompts`).
+        simulation: how it is to be simulated, since it was trained like that: fields of `SimulationConfig`
+            (`mf_llm.models.checkpoints.SIMULATION_OPTIONS`). They count where nothing else is asked for.
 
     Raises:
         InputError: the backbones are to be tied but are of different shapes.
@@ -61,6 +66,7 @@ class MFLLMConfig(PreTrainedConfig):
     mean_field_revision: str | None = None
     tie_backbones: bool | None = None
     prompt_version: int = PROMPT_VERSION
+    simulation: dict | None = None
     # Read by transformers and PEFT: says that the checkpoint holds shared parameters. Follows `tie_backbones`.
     tie_word_embeddings: bool = False
 
@@ -81,6 +87,24 @@ class MFLLMConfig(PreTrainedConfig):
     def backbone_config(self, role: Role) -> PreTrainedConfig:
         """The configuration of a role's backbone."""
         return getattr(self, f"{check_role(role)}_config")
+
+    def simulation_config(self, **options: Any) -> "SimulationConfig":
+        """How the checkpoint is to be simulated.
+
+        Args:
+            **options: fields of `SimulationConfig`; what is given here is not taken from the checkpoint.
+
+        Raises:
+            InputError: the checkpoint or the options do not make a simulation.
+
+        Examples:
+            >>> config = MFLLMConfig(simulation={"signal": "both", "signal_max_tokens": 48})
+            >>> config.simulation_config(signal_max_tokens=32, seed=1).signal
+            'both'
+        """
+        from mf_llm.simulation.simulation_config import SimulationConfig
+
+        return SimulationConfig(**{**check_simulation_options(self.simulation), **options})
 
     @classmethod
     def from_backbone_configs(

@@ -25,6 +25,7 @@ from mf_llm.models.checkpoints import (
 from mf_llm.models.configuration_mf_llm import ROLES, MFLLMConfig, Role, check_role
 from mf_llm.models.generation_configs import generation_config_file, read_generation_config, role_generation_config
 from mf_llm.models.registration import register_model
+from mf_llm.models.role_logits import role_logits
 from mf_llm.models.tying import TiedRolesMixin, separate, tied_names, twin_of
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ class MFLLMOutput(ModelOutput):
     """What `MFLLMForSimulation.forward` returns; a role that got no input has None.
 
     Args:
-        policy_logits: float ``[batch, tokens, policy vocabulary]``, next-token scores of the policy.
-        mean_field_logits: float ``[batch, tokens, mean-field vocabulary]``, those of the mean-field model.
+        policy_logits: float ``[batch, tokens, policy vocabulary]``, next-token scores of the policy; ``[places, policy
+            vocabulary]`` where only some were asked for.
+        mean_field_logits: float ``[batch, tokens, mean-field vocabulary]``, the same of the mean-field model.
     """
 
     policy_logits: torch.FloatTensor | None = None
@@ -213,7 +215,7 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
             mean_field_revision=config.mean_field_revision,
             **kwargs,
         )
-        model.config.prompt_version = config.prompt_version
+        model.config.prompt_version, model.config.simulation = config.prompt_version, config.simulation
         return adapters.load_adapters(model, folder, is_trainable=is_trainable)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -274,8 +276,8 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         mean_field_input_ids: torch.LongTensor | None = None,
         mean_field_attention_mask: torch.Tensor | None = None,
         mean_field_position_ids: torch.LongTensor | None = None,
-        policy_logits_to_keep: int = 0,
-        mean_field_logits_to_keep: int = 0,
+        policy_logit_places: torch.LongTensor | None = None,
+        mean_field_logit_places: torch.LongTensor | None = None,
         return_dict: bool | None = None,
     ) -> MFLLMOutput | tuple[torch.FloatTensor, ...]:
         """Scores token sequences with both roles in one call, so that a wrapper (DDP, FSDP) sees both.
@@ -288,8 +290,9 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
             mean_field_input_ids: as `policy_input_ids`; the batches of the roles need not have the same shape.
             mean_field_attention_mask: as `policy_attention_mask`.
             mean_field_position_ids: as `policy_position_ids`.
-            policy_logits_to_keep: how many of the last tokens are scored; 0 scores all.
-            mean_field_logits_to_keep: as `policy_logits_to_keep`.
+            policy_logit_places: ``[places, 2]``, rows and columns of the tokens whose logits are wanted, which then
+                come as ``[places, vocabulary]``; None gives those of all tokens.
+            mean_field_logit_places: as `policy_logit_places`.
             return_dict: False returns a tuple of the logits that were computed.
 
         Raises:
@@ -298,15 +301,15 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         if policy_input_ids is None and mean_field_input_ids is None:
             raise InputError("`policy_input_ids` or `mean_field_input_ids` must be given, got neither.")
         output = MFLLMOutput(
-            policy_logits=_logits(
-                self.policy, policy_input_ids, policy_attention_mask, policy_position_ids, policy_logits_to_keep
+            policy_logits=role_logits(
+                self.policy, policy_input_ids, policy_attention_mask, policy_position_ids, policy_logit_places
             ),
-            mean_field_logits=_logits(
+            mean_field_logits=role_logits(
                 self.mean_field,
                 mean_field_input_ids,
                 mean_field_attention_mask,
                 mean_field_position_ids,
-                mean_field_logits_to_keep,
+                mean_field_logit_places,
             ),
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
@@ -371,25 +374,6 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         from mf_llm.simulation.readout import choice_distribution
 
         return choice_distribution(self, processor, *args, **kwargs)
-
-
-def _logits(
-    backbone: PreTrainedModel,
-    input_ids: torch.LongTensor | None,
-    attention_mask: torch.Tensor | None,
-    position_ids: torch.LongTensor | None,
-    logits_to_keep: int,
-) -> torch.FloatTensor | None:
-    if input_ids is None:
-        return None
-    if attention_mask is not None and attention_mask.dim() == 4:
-        # What eager attention adds to its scores; the fused kernels take it as well.
-        hidden = torch.zeros(attention_mask.shape, dtype=backbone.dtype, device=attention_mask.device)
-        attention_mask = hidden.masked_fill_(~attention_mask, torch.finfo(backbone.dtype).min)
-    keep = {"logits_to_keep": logits_to_keep} if logits_to_keep else {}
-    return backbone(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **keep
-    ).logits
 
 
 register_model()

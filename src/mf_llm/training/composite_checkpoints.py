@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from mf_llm.models.adapters import load_adapter_weights
 from mf_llm.training.card_data import CardData, TrainingSummary
+from mf_llm.training.hub_uploads import HubUploads
 from mf_llm.training.model_card import write_model_card
 
 if TYPE_CHECKING:
     from mf_llm.models import MFLLMForSimulation, MFLLMProcessor
 
 
-class CompositeCheckpoints:
+class CompositeCheckpoints(HubUploads):
     """Mixin of a `Trainer` that saves adapters, configuration, processor and model card, and loads adapters again.
 
     Attributes:
@@ -56,7 +57,13 @@ class CompositeCheckpoints:
         write_model_card(folder, replace(self.card, training=summary))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_adapter_weights(self.composite, resume_from_checkpoint)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # sharded weights have files of their own
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_adapter_weights(self.composite, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        load_adapter_weights(self.composite, self.state.best_model_checkpoint)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            load_adapter_weights(self.composite, self.state.best_model_checkpoint)

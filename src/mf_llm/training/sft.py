@@ -168,6 +168,7 @@ class PolicySFTTrainer(CompositeCheckpoints, SFTTrainer):
                 "`model` must have adapters on the policy and none on the mean-field model, got another model; the "
                 'baseline trains the policy alone; give peft_config=lora_config(model, roles=("policy",)).'
             )
+        model.config.simulation = {"signal": "none"}
         if args.include_num_input_tokens_seen == "no":
             args.include_num_input_tokens_seen = "non_padding"  # the budget's count, kept when a run is resumed
         # A copy, since TRL and transformers set special tokens of the tokenizer they are given.

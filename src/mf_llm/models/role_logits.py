@@ -1,0 +1,37 @@
+"""The logits of one role, for all tokens or for some."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def role_logits(
+    backbone: PreTrainedModel,
+    input_ids: torch.LongTensor | None,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.LongTensor | None,
+    places: torch.LongTensor | None,
+) -> torch.FloatTensor | None:
+    """Logits of one backbone; see `MFLLMForSimulation.forward` for the arguments. None without `input_ids`."""
+    if input_ids is None:
+        return None
+    if attention_mask is not None and attention_mask.dim() == 4:
+        # What eager attention adds to its scores; the fused kernels take it as well.
+        hidden = torch.zeros(attention_mask.shape, dtype=backbone.dtype, device=attention_mask.device)
+        attention_mask = hidden.masked_fill_(~attention_mask, torch.finfo(backbone.dtype).min)
+    arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+    if places is None:
+        return backbone(**arguments, use_cache=False).logits
+    # Over a large vocabulary the logits of all tokens would cost more than the rest; a slice is all backbones offer.
+    hook = backbone.get_output_embeddings().register_forward_pre_hook(
+        lambda module, inputs: (inputs[0][places[:, 0], places[:, 1]][None], *inputs[1:])
+    )
+    try:
+        return backbone(**arguments, use_cache=False).logits[0]
+    finally:
+        hook.remove()
