@@ -319,7 +319,7 @@ def logits_of(table, packed):
             )
             if whole and words in TOY.contexts:
                 logits[row, column] = table[TOY.contexts.index(words)]
-    return logits
+    return logits[tuple(packed.places.T)]
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -108,10 +108,11 @@ def test_advantages_are_those_of_trl(tmp_path):
     assert min(lengths) < max(lengths) == 6
     packed = pack_trees(trees, shared=False)
     inputs = {key.removeprefix("policy_"): value for key, value in packed.model_inputs("policy", model.device).items()}
+    places = tuple(inputs.pop("logit_places").T)
     with torch.no_grad():
-        log_q = packed.log_probs(model(**inputs).logits, temperature).view(2, 4, -1)
+        log_q = packed.log_probs(model(**inputs).logits[places], temperature).view(2, 4, -1)
         with model.disable_adapter():
-            log_r = packed.log_probs(model(**inputs).logits, temperature).view(2, 4, -1)
+            log_r = packed.log_probs(model(**inputs).logits[places], temperature).view(2, 4, -1)
     torch.testing.assert_close(log_q.sum(-1).flatten(), found["old_logps"], rtol=1e-5, atol=1e-4)
     assert (log_q - log_r).abs().sum() > 0.1
     # The slope of the loss in log q of a signal's first token is its advantage, as the rate to go is the whole rate.

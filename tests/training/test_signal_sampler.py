@@ -76,16 +76,15 @@ def test_signals_are_draws_from_the_distribution_that_is_scored(family):
     with torch.no_grad():
         logits = model(**packed.model_inputs("mean_field", "cpu")).mean_field_logits
     log_q = packed.log_probs(logits, TEMPERATURE).double()
-    first = packed.input_ids.shape[1] - logits.shape[1]
 
     def standard_score(temperature):
-        chosen = torch.log_softmax(logits[packed.row, packed.column - first].double() / TEMPERATURE, dim=-1)
-        weights = torch.softmax(logits[packed.row, packed.column - first].double() / temperature, dim=-1)
+        chosen = torch.log_softmax(logits[packed.place].double() / TEMPERATURE, dim=-1)
+        weights = torch.softmax(logits[packed.place].double() / temperature, dim=-1)
         expected = (weights * chosen).sum(-1)
         variance = (weights * (chosen - expected[:, None]).square()).sum(-1)
         return (log_q[packed.node, packed.offset] - expected).sum() / variance.sum().sqrt()
 
-    assert len(packed.row) > 2 * n and len(set(map(tuple, drawn.ids))) > n / 2
+    assert len(packed.token) > 2 * n and len(set(map(tuple, drawn.ids))) > n / 2
     assert abs(standard_score(TEMPERATURE)) < 3.5
     assert abs(standard_score(0.85)) > 6  # another temperature would have been noticed
 

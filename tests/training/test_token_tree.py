@@ -98,11 +98,11 @@ def test_the_tensors_of_a_small_batch():
         [1, 1, 1, 0, 1, 0],
         [1, 1, 1, 0, 1, 1],
     ]
-    assert packed.row.tolist() == [0, 1, 1, 1, 1, 1]
-    assert packed.column.tolist() == [5, 2, 3, 2, 4, 5]
+    assert packed.places.tolist() == [[0, 5], [1, 2], [1, 3], [1, 4], [1, 5]]
+    assert packed.place.tolist() == [0, 1, 2, 1, 3, 4]  # both branches begin behind the same token
     assert packed.token.tolist() == [4, 8, 9, 8, 4, 2]
     assert packed.node.tolist() == [0, 1, 1, 2, 2, 2] and packed.offset.tolist() == [0, 0, 1, 0, 1, 2]
-    assert packed.shape == (3, 3) and packed.logits_to_keep == 4 and packed.n_tokens == len(tree) + len(small) == 7
+    assert packed.shape == (3, 3) and packed.n_tokens == len(tree) + len(small) == 7
 
 
 def test_the_tensors_of_one_path_a_row():
@@ -116,14 +116,15 @@ def test_the_tensors_of_one_path_a_row():
     assert packed.attention_mask.tolist() == [[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]]
     assert packed.position_ids.tolist() == [[0, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]]
     # The option stands in both rows and is scored in one of them.
-    assert list(zip(packed.row.tolist(), packed.column.tolist(), packed.token.tolist(), strict=True)) == [
+    places = packed.places[packed.place].tolist()
+    assert [(*place, token) for place, token in zip(places, packed.token.tolist(), strict=True)] == [
         (0, 3, 8),
         (0, 4, 9),
         (0, 5, 1),
         (1, 4, 2),
         (1, 5, 3),
     ]
-    assert packed.shape == (3, 2) and packed.logits_to_keep == 3 and packed.n_tokens == 11
+    assert packed.shape == (3, 2) and packed.n_tokens == 11
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -205,23 +206,29 @@ def test_packed_gradients_are_the_sum_over_plain_rows(family):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_only_the_last_columns_are_scored_and_they_suffice(shared):
+def test_only_the_places_that_are_scored_have_logits_and_they_suffice(shared):
     model, rng = model_of("qwen2"), random.Random(0)
     trees = [signal_like(rng, 30, (4, 5)), signal_like(rng, 20, (6, 2))]
     packed, found = packed_log_probs(model, trees, shared)
-    # Everything from the last token of the earliest prompt's end on.
-    assert packed.logits_to_keep == packed.input_ids.shape[1] - int(packed.column.min()) < 20
-    for keep in (0, packed.logits_to_keep + 3):
-        more = packed_log_probs(model, trees, shared, policy_logits_to_keep=keep)[1]
-        torch.testing.assert_close(more, found, rtol=0, atol=1e-6)
+    assert len(packed.places) == len(set(map(tuple, packed.places.tolist())))
+    assert len(packed.places) == len(packed.token) - (2 if shared else 0)  # a tree's branches begin behind one token
+    inputs = packed.model_inputs("policy", "cpu")
+    scored = model(**inputs).policy_logits
+    assert scored.shape[0] == len(packed.places)
+    all_of_them = model(**inputs | {"policy_logit_places": None}).policy_logits
+    row, column = packed.places.T
+    torch.testing.assert_close(all_of_them[row, column], scored, rtol=0, atol=1e-6)
+    torch.testing.assert_close(packed.log_probs(scored), found, rtol=0, atol=1e-6)
+    # The hook is gone again.
+    assert model(**inputs | {"policy_logit_places": None}).policy_logits.shape == all_of_them.shape
 
 
-def test_trees_without_scores_keep_one_column():
+def test_trees_without_scores_need_no_logits():
     tree = TokenTree([1, 2, 3])
     tree.add([4, 5])
     packed = pack_trees([tree])
-    assert packed.logits_to_keep == 1 and packed.shape == (0, 1)
-    assert packed.log_probs(torch.zeros(1, 1, 9)).shape == (0, 1)
+    assert packed.places.shape == (0, 2) and packed.shape == (0, 1)
+    assert packed.log_probs(torch.zeros(0, 9)).shape == (0, 1)
 
 
 # -- batches and errors -----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from mf_llm.training.ib_tune_config import IBTuneConfig
 from mf_llm.training.policy_scores import policy_scores, score_trees
 from mf_llm.training.prompt_trees import PolicyTree
 from mf_llm.training.signal_sampler import DrawnSignals, SignalSampler
+from mf_llm.training.signal_store import SignalStore
 from mf_llm.training.simulated_history import with_simulated_history
 from mf_llm.training.token_tree import PackedTrees
 from mf_llm.training.transition_settings import TransitionSettings
@@ -60,6 +61,7 @@ class BatchPreparer:
         args: what is trained.
         events: (data set, event id) -> event, for simulated histories.
         settings: how the transitions were made, for the same.
+        store: keeps the signals of a mean field that is trained no more when the policy is.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class BatchPreparer:
         args: IBTuneConfig,
         events: Mapping[tuple[str, str], Event],
         settings: TransitionSettings | None = None,
+        store: SignalStore | None = None,
     ) -> None:
+        self.store = store
         self.collator, self.sampler, self.args = collator, sampler, args
         self.events, self.settings = events, settings
 
@@ -81,7 +85,10 @@ class BatchPreparer:
         trains_mean_field = "mean_field" in roles
         drawn: list[DrawnSignals | None] = [None] * len(transitions)
         if args.has_text:
-            drawn = self.sampler.draw(transitions, args.num_signals if trains_mean_field else 1, turn)
+            if self.store is not None and roles == ("policy",) and turn != "evaluation":
+                drawn = self.store.draw(transitions, turn)
+            else:
+                drawn = self.sampler.draw(transitions, args.num_signals if trains_mean_field else 1, turn)
         if "policy" in roles:
             signals = [
                 self._shown(transition, one.texts[one.carried] if one else None)

@@ -91,8 +91,6 @@ class IBTuneConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         self._check()
-        if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
-            self.gradient_checkpointing_kwargs = {"use_reentrant": False}
         if self.ddp_find_unused_parameters is None and self.schedule in ("sequential", "alternate"):
             # A step that trains one role leaves the other's adapters without a gradient.
             self.ddp_find_unused_parameters = True

@@ -16,7 +16,7 @@ from mf_llm.events import Event
 from mf_llm.models import MFLLMForSimulation, MFLLMProcessor
 from mf_llm.models.processing_mf_llm import PromptLimits
 from mf_llm.simulation.readout import sliding_window
-from mf_llm.training.batch_preparation import BatchPreparer, PreparedBatch
+from mf_llm.training.batch_preparation import BatchPreparer, PreparedBatch, simulation_options
 from mf_llm.training.card_data import CardData
 from mf_llm.training.composite_checkpoints import CompositeCheckpoints
 from mf_llm.training.data_collator import DataCollatorForIBTune
@@ -25,12 +25,17 @@ from mf_llm.training.lora import add_adapters
 from mf_llm.training.losses import LossParts, mean_field_loss
 from mf_llm.training.policy_scores import policy_scores
 from mf_llm.training.repeated_batches import RepeatedBatches
+from mf_llm.training.sharded_models import as_one_group, check_sharding, gathered
 from mf_llm.training.signal_sampler import SignalSampler
+from mf_llm.training.signal_store import SignalStore
 from mf_llm.training.transition_settings import TransitionSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftConfig
+
+_PARTS = ("label_nll", "policy_nll", "population_kl", "rate", "ratio", "relevance", "reward", "reward_std")
+_PARTS += ("signal_tokens", "text_nll")
 
 
 class IBTuneTrainer(CompositeCheckpoints, Trainer):
@@ -88,6 +93,7 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
             if role not in args.trains and model.has_adapters(role):
                 model.freeze(role)
         self._use_sampler_of_training(model, args)
+        model.config.simulation = simulation_options(args)
         if args.simulated_history > 0 and events is None:
             raise InputError(
                 "`events` must be given with simulated_history > 0, got None; histories are rolled on from them."
@@ -100,10 +106,9 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
             limits=PromptLimits(max_prompt_tokens=args.max_prompt_tokens),
             shared={role: sliding_window(model.backbone(role)) is None for role in ("policy", "mean_field")},
         )
-        self._sums: dict[str, list[float]] = defaultdict(list)
-        self._eval_sums: dict[str, list[float]] = defaultdict(list)
-        self._drawn: list[PreparedBatch] = []
-        self._micro = (-1, 0)
+        self._sums: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        self._eval_sums: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        self._last_parts: dict[str, float] = {}
         self._policy_tokens = 0
         self.composite, self.card = model, card
         super().__init__(
@@ -128,6 +133,7 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         )
         by_id = {(name, event.event_id): event for name, members in (events or {}).items() for event in members}
         self.preparer = BatchPreparer(self.data_collator, sampler, args, by_id, transition_settings)
+        self._forget_draws()
 
     # -- what is trained when -----------------------------------------------------------------------------------------
 
@@ -181,23 +187,33 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         """Draws the signals of a batch, once per `updates_per_draw` steps in training."""
         transitions = inputs["transitions"]
         if not self.model.training:
-            with self._whole_model() as model:
+            with self._whole_model() as model, self.accelerator.autocast():
                 return self.preparer.prepare(model, transitions, self.args.trains, "evaluation")
+        _switch_off_dropout(self.accelerator.unwrap_model(self.model).backbone("mean_field"))
         step = self.state.global_step
         micro = self._micro[1] + 1 if self._micro[0] == step else 0
         self._micro = (step, micro)
         roles, draw = self.roles_of(step), step // self.args.updates_per_draw
         if step % self.args.updates_per_draw and micro < len(self._drawn) and self._drawn[micro].roles == roles:
             return self._drawn[micro]
-        with self._whole_model() as model:
+        # In the precision of the loss, so that what is drawn from is what is scored.
+        with self._whole_model() as model, self.accelerator.autocast():
             model.eval()
             try:
                 rolled_on = self.preparer.rolled_on(model, transitions, draw)
                 prepared = self.preparer.prepare(model, rolled_on, roles, draw)
             finally:
                 model.train()
+                _switch_off_dropout(model.backbone("mean_field"))
         self._drawn = [*self._drawn[:micro], prepared]
         return prepared
+
+    def _forget_draws(self) -> None:
+        self._drawn: list[PreparedBatch] = []  # by micro-batch, as long as they are used again
+        self._micro = (-1, 0)  # the step, and the number of its micro-batch
+        if self.args.has_text and self.args.schedule in ("sequential", "policy") and self.train_dataset is not None:
+            ahead = self.args.world_size == 1
+            self.preparer.store = SignalStore(self.preparer.sampler, self.train_dataset, ahead=ahead)
 
     # -- losses -------------------------------------------------------------------------------------------------------
 
@@ -252,16 +268,16 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
             for tree, transition, value, one in zip(trees, inputs.transitions, values, base, strict=True)
         ]
         nll = -torch.stack([one.log_likelihood for one in scores]).mean()
-        parts, loss = {"policy_nll": float(nll)}, nll
+        parts, loss = {"policy_nll": float(nll.detach())}, nll
         divergences = [one.population_kl for one in scores if one.population_kl is not None]
         if divergences:
             kl = torch.stack(divergences).sum() / len(scores)
             loss = loss + self.args.lambda_population * kl
-            parts["population_kl"] = float(torch.stack(divergences).mean())
+            parts["population_kl"] = float(torch.stack(divergences).detach().mean())
         for name in ("label", "text"):
             known = [value for one in scores if (value := getattr(one, name)) is not None]
             if known:
-                parts[f"{name}_nll"] = -float(torch.stack(known).mean())
+                parts[f"{name}_nll"] = -float(torch.stack(known).detach().mean())
         return LossParts(loss, parts)
 
     def _record(self, parts: dict[str, float], inputs: PreparedBatch) -> None:
@@ -270,8 +286,14 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         sums = self._sums if self.model.training else self._eval_sums
         if self.model.training and inputs.policy is not None:
             self._policy_tokens += inputs.policy[1].n_tokens
+        self._last_parts = parts
         for key, value in parts.items():
-            sums[key].append(value)
+            sums[key].append((value, len(inputs.transitions)))
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but the dropout of later training does not depend on it."""
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -283,7 +305,7 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         prepared = self._prepare_inputs(inputs)
         with torch.no_grad():
             self.compute_loss(model, prepared)
-        last = {key: values[-1] for key, values in self._eval_sums.items()}
+        last = self._last_parts
         if "policy" in self.args.trains:
             value = last["policy_nll"] + self.args.lambda_population * last.get("population_kl", 0.0)
         else:
@@ -292,8 +314,9 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the named parts since the last log, over all processes."""
-        if "loss" in logs:
+        if "loss" in logs or "train_loss" in logs:
             self._count_tokens()
+        if "loss" in logs:
             logs |= self._means(self._sums)
         elif any(key.startswith("eval_") for key in logs) and self._eval_sums:
             logs |= {f"eval_{key}": value for key, value in self._means(self._eval_sums).items()}
@@ -305,14 +328,13 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         self.state.num_input_tokens_seen += int(self.accelerator.reduce(counted, reduction="sum"))
         self._policy_tokens = 0
 
-    def _means(self, sums: dict[str, list[float]]) -> dict[str, float]:
-        names = sorted(sums)
-        local = torch.tensor([[sum(sums[n]), len(sums[n])] for n in names], dtype=torch.float64)
+    def _means(self, sums: dict[str, list[tuple[float, int]]]) -> dict[str, float]:
+        # All names, since a part that this process had no people for may be known to another.
+        rows = [[sum(v * n for v, n in sums[name]), sum(n for _, n in sums[name])] for name in _PARTS]
+        local = torch.tensor(rows, dtype=torch.float32)
         sums.clear()
-        if not names:
-            return {}
-        total = self.accelerator.reduce(local.to(self.accelerator.device, torch.float32), reduction="sum")
-        return {name: float(row[0] / row[1]) for name, row in zip(names, total, strict=True)}
+        total = self.accelerator.reduce(local.to(self.accelerator.device), reduction="sum")
+        return {name: float(part / n) for name, (part, n) in zip(_PARTS, total, strict=True) if n}
 
     # -- model --------------------------------------------------------------------------------------------------------
 
@@ -320,14 +342,16 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
     def _whole_model(self) -> Iterator[MFLLMForSimulation]:
         """The composite outside its wrapper, for work without gradients; sharded parameters are gathered."""
         model = self.accelerator.unwrap_model(self.model)
-        sharded = hasattr(model, "unshard")
-        if sharded:
-            model.unshard()
-        try:
+        with gathered(model):
             yield model
-        finally:
-            if sharded:
-                model.reshard()
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        self._forget_draws()
+        if not self.is_fsdp_enabled:
+            return super()._prepare_for_training(*args, **kwargs)
+        check_sharding(self.accelerator.state.fsdp_plugin)
+        with as_one_group(self.composite):
+            return super()._prepare_for_training(*args, **kwargs)
 
     @staticmethod
     def _use_sampler_of_training(model: MFLLMForSimulation, args: IBTuneConfig) -> None:
@@ -348,17 +372,13 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         self._count_tokens()  # the state is part of the checkpoint
         super()._save_checkpoint(model, trial)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            Trainer._load_from_checkpoint(self, resume_from_checkpoint, model)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            Trainer._load_best_model(self)
-        else:
-            super()._load_best_model()
+def _switch_off_dropout(backbone: torch.nn.Module) -> None:
+    """The q that is scored must be the q that was drawn from: that in evaluation mode."""
+    backbone.eval()
+    for module in backbone.modules():
+        # A layer checkpoints in training mode alone; what is inside it stays in evaluation mode.
+        module.training = bool(getattr(module, "gradient_checkpointing", False))
 
 
 def _check_adapters(model: MFLLMForSimulation, args: IBTuneConfig) -> None:

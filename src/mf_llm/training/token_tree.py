@@ -77,7 +77,8 @@ class PackedTrees:
         input_ids: ``[R, T]``, padded on the left.
         attention_mask: bool ``[R, 1, T, T]`` (one tree a row), or int ``[R, T]`` (one path a row).
         position_ids: ``[R, T]``.
-        row, column, token: ``[M]``, one entry per token that is scored: where its predecessor stands, and its id.
+        places: ``[P, 2]``, rows and columns of the tokens that predict a scored token, each once.
+        place, token: ``[M]``, one entry per token that is scored: which of these predicts it, and its id.
         node, offset: ``[M]``, which of the N scored nodes it belongs to, and its place in it.
         shape: (N, L), number of scored nodes and length of the longest.
     """
@@ -85,8 +86,8 @@ class PackedTrees:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     position_ids: torch.Tensor
-    row: torch.Tensor
-    column: torch.Tensor
+    places: torch.Tensor
+    place: torch.Tensor
     token: torch.Tensor
     node: torch.Tensor
     offset: torch.Tensor
@@ -99,34 +100,28 @@ class PackedTrees:
         # A row of a tree's mask sees itself and its ancestors; padding sees itself alone, and no token sees padding.
         return int(mask.sum()) if mask.dim() == 2 else int((self.position_ids[:, 1:] > 0).sum()) + len(mask)
 
-    @property
-    def logits_to_keep(self) -> int:
-        """How many of the last columns predict a scored token."""
-        return int(self.input_ids.shape[1] - self.column.min()) if len(self.column) else 1
-
-    def model_inputs(self, role: str, device: torch.device | str) -> dict[str, torch.Tensor | int]:
+    def model_inputs(self, role: str, device: torch.device | str) -> dict[str, torch.Tensor]:
         """The arguments of ``MFLLMForSimulation.forward`` for a role."""
         return {
             f"{role}_input_ids": self.input_ids.to(device),
             f"{role}_attention_mask": self.attention_mask.to(device),
             f"{role}_position_ids": self.position_ids.to(device),
-            f"{role}_logits_to_keep": self.logits_to_keep,
+            f"{role}_logit_places": self.places.to(device),
         }
 
     def log_probs(self, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
         """Log-probability of every scored token.
 
         Args:
-            logits: ``[R, kept, V]``, those of the last columns.
+            logits: ``[P, V]``, those at `places`.
             temperature: the distribution is ``softmax(logits / temperature)``.
 
         Returns:
             ``[N, L]`` float32, 0 behind the end of a node.
         """
         device = logits.device
-        first = self.input_ids.shape[1] - logits.shape[1]
-        chosen = logits[self.row.to(device), (self.column - first).to(device)].float() / temperature
-        values = torch.log_softmax(chosen, dim=-1).gather(1, self.token.to(device)[:, None]).squeeze(1)
+        known = torch.log_softmax(logits.float() / temperature, dim=-1)
+        values = known[self.place.to(device), self.token.to(device)]
         flat = (self.node * self.shape[1] + self.offset).to(device)
         return values.new_zeros(self.shape[0] * self.shape[1]).index_put((flat,), values).view(self.shape)
 
@@ -164,12 +159,13 @@ def pack_trees(trees: Sequence[TokenTree], *, shared: bool = True) -> PackedTree
         scores.append(np.concatenate([np.full((len(places), 1), i), places], axis=1))
     table = torch.from_numpy(np.concatenate(scores)) if scores else torch.zeros(0, 5, dtype=torch.long)
     longest = int(table[:, 4].max()) + 1 if len(table) else 1
+    places, place = torch.unique(table[:, :2], dim=0, return_inverse=True)
     return PackedTrees(
         input_ids=ids,
         attention_mask=mask[:, None] if shared else mask,
         position_ids=positions,
-        row=table[:, 0],
-        column=table[:, 1],
+        places=places,
+        place=place,
         token=table[:, 2],
         node=table[:, 3],
         offset=table[:, 4],
