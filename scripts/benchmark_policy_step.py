@@ -58,8 +58,8 @@ NOTES = {
     "a step once for all its people, SFT once per person: at equal tokens it trains on more people",
     "memory": "peak_mib is the process's resident memory at its highest since training began (VmHWM, reset where the "
     "system allows it; allocated tensors on a GPU); loaded_mib what it was then; rise_mib the difference",
-    "seconds": "whole optimiser steps; draw: signals, which are drawn for many transitions together: a step is charged "
-    "with its share, as if each transition came once in a run; base: the anchor's pass without adapters; "
+    "seconds": "whole optimiser steps; draw: signals, which are drawn for many transitions together: a step is "
+    "charged with its share, as if each transition came once in a run; base: the anchor's pass without adapters; "
     "rest_of_preparation: prompts and tensors; forward_backward_update: everything else",
     "cpu seconds": "of all threads of the process; other processes on the machine change them less than seconds",
     "schedule": "the policy's part of the sequential schedule, adapters on both roles; the optimiser states that the "
