@@ -55,8 +55,11 @@ def options(backbone, output, **changes):
 
 
 def log_of(folder):
+    """The rows of the training log, without what the clock says and what TRL counts anew when a run is resumed."""
     with (folder / "training_log.csv").open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["loss"]]
+        rows = [row for row in csv.DictReader(file) if row["loss"]]
+    anew = ("train_", "total_flos", "num_tokens")
+    return [{key: value for key, value in row.items() if not key.startswith(anew)} for row in rows]
 
 
 def test_help_names_every_option_of_the_configuration(tmp_path):
@@ -76,6 +79,7 @@ def test_it_trains_resumes_and_is_simulated(backbone, tmp_path):
     spent = int(log[-1]["num_input_tokens_seen"])
     assert 12000 - 600 < spent <= 12000  # within one row of the budget
     assert float(log[-1]["loss"]) < float(log[0]["loss"])
+    assert all(float(row["grad_norm"]) > 0 and float(row["learning_rate"]) >= 0 for row in log)
 
     card = (output / "README.md").read_text(encoding="utf-8")
     for words in (
@@ -83,6 +87,8 @@ def test_it_trains_resumes_and_is_simulated(backbone, tmp_path):
         "| bridge-closure | none stated | 1 | 3 | 48 |",
         f"{spent:,} tokens",
         "| lora_r | 8 |",
+        "| target | label |",
+        "python examples/train_sft.py --config ",
     ):
         assert words in card
     assert str(tmp_path) not in card and str(ROOT) not in card
@@ -111,6 +117,7 @@ def test_it_trains_resumes_and_is_simulated(backbone, tmp_path):
         ({"data_sets": "nothing"}, "`data_sets` must be some of bridge-closure"),
         ({"split": "train"}, "nothing to learn from"),
         ({"max_length": 50}, "`max_length` must hold every row"),
+        ({"patience": 2}, "`patience` must be left out"),
     ],
 )
 def test_mistakes_are_one_line(backbone, tmp_path, changes, message):

@@ -171,9 +171,15 @@ class BatchPreparer:
         return result
 
 
-def simulation_options(args: IBTuneConfig) -> dict[str, Any]:
-    """Fields of `SimulationConfig` with which a model is simulated as it was trained."""
-    return {
+def simulation_options(args: IBTuneConfig, settings: TransitionSettings | None = None) -> dict[str, Any]:
+    """Fields of `SimulationConfig` with which a model is simulated as it was trained.
+
+    Args:
+        args: what was trained.
+        settings: how the transitions were made; an action they name is asked for in the same words.
+    """
+    action = {"action": settings.action} if settings is not None and settings.action != "auto" else {}
+    return action | {
         "signal": args.signal,
         "anchored": args.anchored,
         "max_prompt_tokens": args.max_prompt_tokens,

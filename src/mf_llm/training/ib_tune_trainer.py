@@ -93,7 +93,7 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
             if role not in args.trains and model.has_adapters(role):
                 model.freeze(role)
         self._use_sampler_of_training(model, args)
-        model.config.simulation = simulation_options(args)
+        model.config.simulation = simulation_options(args, transition_settings)
         if args.simulated_history > 0 and events is None:
             raise InputError(
                 "`events` must be given with simulated_history > 0, got None; histories are rolled on from them."
