@@ -126,7 +126,7 @@ def _ib_tune_trainer(
     budget: None,
 ) -> Any:
     from mf_llm.models import MFLLMForSimulation, MFLLMProcessor
-    from mf_llm.training import IBTuneConfig, IBTuneTrainer, lora_config
+    from mf_llm.training import IBTuneConfig, IBTuneTrainer, TransitionSettings, lora_config
 
     settings = {**table["common"], **{key: value for key, value in run.items() if key not in OURS}}
     config = IBTuneConfig(output_dir=str(folder), seed=seed, report_to="none", **settings)
@@ -140,7 +140,15 @@ def _ib_tune_trainer(
     else:
         model = MFLLMForSimulation.from_backbones(args.model, dtype=args.dtype)
         lora = lora_config(model, **table["adapters"])
-    return IBTuneTrainer(model, config, processing_class=processor, train_dataset=transitions, peft_config=lora)
+    return IBTuneTrainer(
+        model,
+        config,
+        processing_class=processor,
+        train_dataset=transitions,
+        peft_config=lora,
+        # Of all data sets alike: how an action is asked for, which the checkpoint keeps.
+        transition_settings=TransitionSettings(**next(iter(_data_settings(table, run).values()))),
+    )
 
 
 def _sft_trainer(
@@ -161,6 +169,7 @@ def _sft_trainer(
     known = {field.name for field in fields(SFTConfig)}
     settings = {**table["common"], **{key: value for key, value in run.items() if key not in OURS}}
     settings = {key: value for key, value in settings.items() if key in known} | {"num_train_epochs": 1}
+    settings.setdefault("gradient_checkpointing", False)  # TRL's default would make the baseline slower
     config = SFTConfig(output_dir=str(folder), seed=seed, report_to="none", max_length=None, **settings)
     model = MFLLMForSimulation.from_backbones(args.model, dtype=args.dtype)
     processor = MFLLMProcessor.from_backbones(args.model)
