@@ -105,6 +105,30 @@ def test_the_tensors_of_a_small_batch():
     assert packed.shape == (3, 3) and packed.n_tokens == len(tree) + len(small) == 7
 
 
+def test_short_trees_share_a_row_and_do_not_see_each_other():
+    long, middle, short = TokenTree([5, 6, 7, 8, 9]), TokenTree([1, 2]), TokenTree([3, 4])
+    for tree, branch in ((long, [1]), (middle, [6, 7]), (short, [8])):
+        tree.add(branch, scored=True)
+    packed = pack_trees([short, long, middle])
+    # The trees keep their places in the order they were given; the row with the first of them comes first.
+    assert packed.input_ids.tolist() == [[3, 4, 1, 2, 6], [5, 6, 7, 8, 9]]
+    assert packed.position_ids.tolist() == [[0, 1, 0, 1, 2], [0, 1, 2, 3, 4]]
+    assert packed.attention_mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 1, 1, 0],
+        [0, 0, 1, 1, 1],
+    ]
+    assert packed.token.tolist() == [8, 1, 6, 7] and packed.node.tolist() == [0, 1, 2, 2]
+    assert packed.places[packed.place].tolist() == [[0, 1], [1, 4], [0, 3], [0, 4]]
+    assert packed.n_tokens == 10
+    assert in_batches([short, long, middle], 10) == [[1, 2, 0]] and in_batches([short, long, middle], 9) == [
+        [1],
+        [2, 0],
+    ]
+
+
 def test_the_tensors_of_one_path_a_row():
     tree = TokenTree([5, 6, 7])
     inner = tree.add([8, 9], scored=True)

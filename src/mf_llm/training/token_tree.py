@@ -2,8 +2,8 @@
 
 A step of the policy is a tree: the shared prompt, below it one branch per profile, below that the options, below an
 option what the person wrote. K signals of one transition are a tree too: one prompt, K branches. A row of the batch
-holds a whole tree; a mask lets each token see its ancestors alone, and positions count along the branch, so that the
-log-probabilities equal those of separate rows.
+holds whole trees, as many as fit; a mask lets each token see its ancestors alone, and positions count along the
+branch, so that the log-probabilities equal those of separate rows.
 """
 
 from __future__ import annotations
@@ -75,12 +75,13 @@ class PackedTrees:
 
     Attributes:
         input_ids: ``[R, T]``, padded on the left.
-        attention_mask: bool ``[R, 1, T, T]`` (one tree a row), or int ``[R, T]`` (one path a row).
+        attention_mask: bool ``[R, 1, T, T]`` (trees in rows), or int ``[R, T]`` (one path a row).
         position_ids: ``[R, T]``.
         places: ``[P, 2]``, rows and columns of the tokens that predict a scored token, each once.
         place, token: ``[M]``, one entry per token that is scored: which of these predicts it, and its id.
         node, offset: ``[M]``, which of the N scored nodes it belongs to, and its place in it.
         shape: (N, L), number of scored nodes and length of the longest.
+        n_tokens: tokens that are read, padding left out.
     """
 
     input_ids: torch.Tensor
@@ -92,13 +93,7 @@ class PackedTrees:
     node: torch.Tensor
     offset: torch.Tensor
     shape: tuple[int, int]
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens that are read, padding left out."""
-        mask = self.attention_mask
-        # A row of a tree's mask sees itself and its ancestors; padding sees itself alone, and no token sees padding.
-        return int(mask.sum()) if mask.dim() == 2 else int((self.position_ids[:, 1:] > 0).sum()) + len(mask)
+    n_tokens: int
 
     def model_inputs(self, role: str, device: torch.device | str) -> dict[str, torch.Tensor]:
         """The arguments of ``MFLLMForSimulation.forward`` for a role."""
@@ -131,33 +126,44 @@ def pack_trees(trees: Sequence[TokenTree], *, shared: bool = True) -> PackedTree
 
     Args:
         trees: at least one. Their scored nodes are numbered tree after tree, in the order they were added.
-        shared: one tree a row. False: one path from root to leaf a row, with an ordinary causal mask, for backbones
-            whose sliding attention window counts slots of a row, not positions.
+        shared: whole trees in a row, as many as fit beside the longest tree's row, none seeing another. False: one
+            path from root to leaf a row, with an ordinary causal mask, for backbones whose sliding attention window
+            counts slots of a row, not positions.
     """
-    rows = [_tree_row(tree) for tree in trees] if shared else [row for tree in trees for row in _path_rows(tree)]
     starts = np.cumsum([0, *(len(tree.score_rows) for tree in trees)])
-    owners = list(range(len(trees))) if shared else [i for i, tree in enumerate(trees) for _ in tree.paths()]
-    width, count = max(len(row.ids) for row in rows), len(rows)
-    ids = torch.zeros(count, width, dtype=torch.long)
-    positions = torch.zeros(count, width, dtype=torch.long)
+    parts = [
+        (_tree_row(tree) if shared else path, starts[i])
+        for i, tree in enumerate(trees)
+        for path in ([None] if shared else _path_rows(tree))
+    ]
+    lengths = [len(row.ids) for row, _ in parts]
+    width = max(lengths)
+    rows = _filled_rows(lengths, width) if shared else [[i] for i in range(len(parts))]
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    positions = torch.zeros(len(rows), width, dtype=torch.long)
     if shared:
-        mask = torch.eye(width, dtype=torch.bool).repeat(count, 1, 1)  # padding sees itself: no softmax over nothing
+        # Padding sees itself: no softmax over nothing.
+        mask = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
     else:
-        mask = torch.zeros(count, width, dtype=torch.long)
-    scores: list[np.ndarray] = []
-    for i, row in enumerate(rows):
-        pad = width - len(row.ids)
-        ids[i, pad:] = torch.tensor(row.ids)
-        positions[i, pad:] = torch.from_numpy(row.positions)
-        if row.mask is not None:
-            mask[i, pad:, pad:] = torch.from_numpy(row.mask)
-        else:
-            mask[i, pad:] = 1
-        places = row.scores.copy()  # [m, 4]: column of the predecessor, token, row among the tree's scores, offset
-        places[:, 0] += pad
-        places[:, 2] += starts[owners[i]]
-        scores.append(np.concatenate([np.full((len(places), 1), i), places], axis=1))
-    table = torch.from_numpy(np.concatenate(scores)) if scores else torch.zeros(0, 5, dtype=torch.long)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+    scores: dict[int, np.ndarray] = {}
+    for i, members in enumerate(rows):
+        start = width - sum(lengths[n] for n in members)
+        for n in members:
+            row, first_score = parts[n]
+            end = start + len(row.ids)
+            ids[i, start:end] = torch.tensor(row.ids)
+            positions[i, start:end] = torch.from_numpy(row.positions)
+            if row.mask is not None:
+                mask[i, start:end, start:end] = torch.from_numpy(row.mask)
+            else:
+                mask[i, start:end] = 1
+            places = row.scores.copy()  # [m, 4]: column of the predecessor, token, row among the tree's scores, offset
+            places[:, 0] += start
+            places[:, 2] += first_score
+            scores[n] = np.concatenate([np.full((len(places), 1), i), places], axis=1)
+            start = end
+    table = torch.from_numpy(np.concatenate([scores[n] for n in range(len(parts))]))
     longest = int(table[:, 4].max()) + 1 if len(table) else 1
     places, place = torch.unique(table[:, :2], dim=0, return_inverse=True)
     return PackedTrees(
@@ -170,7 +176,23 @@ def pack_trees(trees: Sequence[TokenTree], *, shared: bool = True) -> PackedTree
         node=table[:, 3],
         offset=table[:, 4],
         shape=(int(starts[-1]), longest),
+        n_tokens=sum(lengths),
     )
+
+
+def _filled_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Which trees share a row: the longest first, each into the first row with room for it."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = next((n for n, left in enumerate(room) if left >= lengths[i]), None)
+        if place is None:
+            rows.append([])
+            room.append(width)
+            place = -1
+        rows[place].append(i)
+        room[place] -= lengths[i]
+    return sorted(sorted(row) for row in rows)
 
 
 def in_batches(trees: Sequence[TokenTree], batch_tokens: int, *, shared: bool = True) -> list[list[int]]:
@@ -181,11 +203,16 @@ def in_batches(trees: Sequence[TokenTree], batch_tokens: int, *, shared: bool = 
         batch_tokens: bound of rows times longest row, so padding included.
         shared: how they are packed, see `pack_trees`.
     """
-    rows = [1 if shared else len(tree.paths()) for tree in trees]
     widths = [len(tree) if shared else tree.longest_path() for tree in trees]
+
+    def n_rows(members: list[int]) -> int:
+        if not shared:
+            return sum(len(trees[i].paths()) for i in members)
+        return len(_filled_rows([widths[i] for i in members], widths[members[0]]))
+
     batches: list[list[int]] = []
     for i in sorted(range(len(trees)), key=lambda i: -widths[i]):
-        if batches and sum(rows[j] for j in [*batches[-1], i]) * widths[batches[-1][0]] <= batch_tokens:
+        if batches and n_rows([*batches[-1], i]) * widths[batches[-1][0]] <= batch_tokens:
             batches[-1].append(i)
         else:
             batches.append([i])
