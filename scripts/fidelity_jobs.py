@@ -213,7 +213,7 @@ def load_experiment(
     wanted = {name: options or {} for name, options in sets.items() if not data_sets or name in data_sets}
     return Experiment(
         methods={name: method for name, method in methods.items() if not only or name in only},
-        data_sets={name: DataSet(name, _events(data, name), options, limit) for name, options in wanted.items()},
+        data_sets={name: DataSet(name, load_data_set(data, name), options, limit) for name, options in wanted.items()},
         comparisons=tuple(pair for pair in comparisons if not only or set(pair) <= set(only)),
         options=record.get("options") or {},
         runs=runs,
@@ -281,7 +281,8 @@ def _method(name: str, entry: Mapping[str, Any]) -> MethodEntry:
     )
 
 
-def _events(data: Path, name: str) -> list[Event]:
+def load_data_set(data: Path, name: str) -> list[Event]:
+    """The events of one data set of a folder, of all splits."""
     path = data / f"{name}.jsonl.gz"
     if not path.is_file():
         path = data / f"{name}.jsonl"

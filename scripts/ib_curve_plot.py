@@ -8,21 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mf_llm.evaluation.plotting import COLOURS
+from mf_llm.evaluation.plotting import COLOURS, GREY, STYLE
 
-GREY = "#6b6b6b"
 SMOOTHED = 6  # steps that are averaged in a learning curve
-STYLE = {
-    "font.size": 7.5,
-    "axes.labelsize": 7.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-}
-
 Row = Mapping[str, Any]
 
 

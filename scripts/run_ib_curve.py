@@ -37,6 +37,7 @@ from mf_llm.events import SPLITS, Event, load_event_sets
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.journal import check_same_run
 from mf_llm.simulation.keyed_draws import keyed_sample, stream_key
+from mf_llm.training.last_checkpoint import last_checkpoint
 from mf_llm.training.transition_settings import TransitionSettings
 
 if TYPE_CHECKING:
@@ -247,15 +248,6 @@ def _train(job: Job, trainer: IBTuneTrainer) -> None:
     trainer.save_model(str(job.folder / "final"))
     log = [entry for entry in trainer.state.log_history if "rate" in entry]
     write_json(job.folder / "training.json", {"log": log})
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; a killed process can leave a part of one."""
-    folders = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*")}
-    for step in sorted(folders, reverse=True):
-        if _read(folders[step] / "trainer_state.json") is not None:  # it is written last
-            return str(folders[step])
-    return None
 
 
 def _evaluate(job: Job, trainer: IBTuneTrainer, judged: list[Row], size: int, head: str) -> None:

@@ -11,7 +11,6 @@ looked at. ``OMP_NUM_THREADS`` bounds the threads, so that several processes can
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -21,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from fidelity_jobs import checkpoint_files, load_data_set, read_record
 
 from mf_llm.atomic_files import write_json
 from mf_llm.errors import InputError
 from mf_llm.evaluation.provenance import data_hash, versions
-from mf_llm.events import Event, load_event_sets
+from mf_llm.events import Event
+from mf_llm.models.checkpoints import ADAPTER_WEIGHTS_FILE
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.journal import check_same_run
+from mf_llm.training.last_checkpoint import last_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "scripts" / "fidelity_training.yaml"
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if _done(_folder(args, name, seed)):
                 print(f"{head}: done", flush=True)
                 continue
-            event_sets = event_sets or {one: _events(args.data, one) for one in table["data_sets"]}
+            event_sets = event_sets or {one: load_data_set(args.data, one) for one in table["data_sets"]}
             start = time.perf_counter()
             _train(table, name, seed, event_sets, args, head)
             print(f"{head}: finished in {time.perf_counter() - start:.0f} s", flush=True)
@@ -72,18 +74,17 @@ def _train(
     args: argparse.Namespace,
     head: str,
 ) -> None:
-    from transformers.trainer_utils import get_last_checkpoint
-
     from mf_llm.training.transitions import TRANSITIONS_VERSION
 
     folder, run = _folder(args, name, seed), table["runs"][name]
     transitions = _transitions(table, run, event_sets, seed)
-    budget = None
-    if run.get("sft"):
-        done = _done(_folder(args, run["budget"], seed))
-        if done is None:
-            raise InputError(f"`budget` of {name!r} must be trained first, got no {run['budget']!r} of seed {seed}.")
-        budget = done["policy_tokens"]
+    for key in ("start", "budget"):
+        if run.get(key) and _done(_folder(args, run[key], seed)) is None:
+            raise InputError(
+                f"`{key}` of {name!r} must be trained first, got no {run[key]!r} of seed {seed}; train it."
+            )
+    start = str(_folder(args, run["start"], seed)) if run.get("start") else None
+    budget = _done(_folder(args, run["budget"], seed))["policy_tokens"] if run.get("budget") else None
     record = {
         "run": name,
         "seed": seed,
@@ -91,24 +92,27 @@ def _train(
         "data_sets": _data_settings(table, run),
         "transitions": len(transitions),
         "transitions_version": TRANSITIONS_VERSION,
-        "start": _hash_of(_folder(args, run["start"], seed)) if run.get("start") else None,
+        "start": (checkpoint_files(start) or {}).get(ADAPTER_WEIGHTS_FILE),
         "budget_tokens": budget,
         "model": args.model if not Path(args.model).is_dir() else Path(args.model).name,
     }
-    if (folder / "run.json").is_file():
-        check_same_run(record, json.loads((folder / "run.json").read_text(encoding="utf-8")), folder)
+    found = read_record(folder)
+    if found is not None:
+        check_same_run(record, found, folder)
     else:
         write_json(folder / "run.json", record)
     print(f"{head}: {len(transitions)} transitions", flush=True)
-    make = _sft_trainer if run.get("sft") else _ib_tune_trainer
-    start = time.perf_counter()
-    trainer = make(table, run, seed, transitions, folder, args, budget)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    began = time.perf_counter()
+    if run.get("sft"):
+        trainer = _sft_trainer(table, run, seed, transitions, folder, args, budget)
+    else:
+        trainer = _ib_tune_trainer(table, run, seed, transitions, folder, args, start)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     trainer.save_model(str(folder))
     finished = record | {
         "policy_tokens": int(trainer.state.num_input_tokens_seen),
         "steps": trainer.state.global_step,
-        "seconds": round(time.perf_counter() - start),
+        "seconds": round(time.perf_counter() - began),
         "log": trainer.state.log_history,
         "data_hash": {one: data_hash(events) for one, events in event_sets.items()},
         "versions": versions(PACKAGES),
@@ -123,19 +127,15 @@ def _ib_tune_trainer(
     transitions: Any,
     folder: Path,
     args: argparse.Namespace,
-    budget: None,
+    start: str | None,
 ) -> Any:
     from mf_llm.models import MFLLMForSimulation, MFLLMProcessor
     from mf_llm.training import IBTuneConfig, IBTuneTrainer, TransitionSettings, lora_config
 
-    settings = {**table["common"], **{key: value for key, value in run.items() if key not in OURS}}
-    config = IBTuneConfig(output_dir=str(folder), seed=seed, report_to="none", **settings)
+    config = IBTuneConfig(output_dir=str(folder), seed=seed, report_to="none", **_arguments_of(table, run))
     processor = MFLLMProcessor.from_backbones(args.model)
     lora = None
-    if run.get("start"):
-        start = _folder(args, run["start"], seed)
-        if _done(start) is None:
-            raise InputError(f"`start` must be trained first, got no {run['start']!r} of seed {seed}; train it.")
+    if start is not None:
         model = MFLLMForSimulation.from_pretrained(start, is_trainable=True, dtype=args.dtype)
     else:
         model = MFLLMForSimulation.from_backbones(args.model, dtype=args.dtype)
@@ -167,8 +167,9 @@ def _sft_trainer(
     from mf_llm.training.sft import within_budget
 
     known = {field.name for field in fields(SFTConfig)}
-    settings = {**table["common"], **{key: value for key, value in run.items() if key not in OURS}}
-    settings = {key: value for key, value in settings.items() if key in known} | {"num_train_epochs": 1}
+    settings = {key: value for key, value in _arguments_of(table, run).items() if key in known} | {
+        "num_train_epochs": 1
+    }
     settings.setdefault("gradient_checkpointing", False)  # TRL's default would make the baseline slower
     config = SFTConfig(output_dir=str(folder), seed=seed, report_to="none", max_length=None, **settings)
     model = MFLLMForSimulation.from_backbones(args.model, dtype=args.dtype)
@@ -181,6 +182,11 @@ def _sft_trainer(
         train_dataset=within_budget(rows, budget, seed=seed),
         peft_config=lora_config(model, roles=("policy",), **table["adapters"]),
     )
+
+
+def _arguments_of(table: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table says to the trainer."""
+    return {**table["common"], **{key: value for key, value in run.items() if key not in OURS}}
 
 
 def _data_settings(table: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,15 +219,6 @@ def _folder(args: argparse.Namespace, name: str, seed: int) -> Path:
 def _done(folder: Path) -> dict[str, Any] | None:
     path = folder / "trained.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _hash_of(folder: Path) -> str | None:
-    path = folder / "adapter_model.safetensors"
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
-
-
-def _events(data: Path, name: str) -> list[Event]:
-    return load_event_sets(str(data / f"{name}.jsonl.gz"))[name]
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

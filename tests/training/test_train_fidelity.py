@@ -129,8 +129,13 @@ def test_the_events_of_other_splits_are_not_looked_at(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--only", "nothing"), "`--only` must be some of"), (("--only", "tuned"), "`start` must be trained first")],
+    [
+        (("--only", "nothing"), "`--only` must be some of"),
+        (("--only", "tuned"), "`start` of 'tuned' must be trained first"),
+        (("--only", "sft"), "`budget` of 'sft' must be trained first"),
+    ],
 )
 def test_mistakes_are_named(folder, tmp_path, capsys, arguments, message):
     assert train(folder, "--runs", tmp_path, *arguments) == 2
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # no record that a later run would contradict

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 # Okabe and Ito (2008), for all kinds of colour vision; yellow comes last, it is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-_GREY, _SHADE = "#6b6b6b", "#ececec"
+GREY, _SHADE = "#6b6b6b", "#ececec"
 _WIDTH = 3.5
-_STYLE = {
+STYLE = {
     "font.size": 7.5,
     "axes.labelsize": 7.5,
     "axes.spines.top": False,
@@ -74,7 +74,7 @@ def plot_trajectory(
     """
     figure_class, context = _matplotlib()
     picture = _Picture(rollouts, event, events, windows)
-    with context(_STYLE):
+    with context(STYLE):
         n_categories, survey = len(picture.plan.categories), picture.plan.windows.waves
         height = 1.0 + 0.4 * n_categories * picture.plan.n_windows if survey else 1.7 + 0.62 * n_categories
         figure = figure_class(figsize=(_WIDTH, height), layout="constrained")
@@ -175,10 +175,10 @@ def _draw_event(figure: Figure, picture: _Picture) -> None:
         xycoords="axes fraction",
         textcoords="offset points",
         va="bottom",
-        color=_GREY,
+        color=GREY,
         annotation_clip=False,
     )
-    figure.supylabel("share of reactions", fontsize=_STYLE["axes.labelsize"], y=0.62)
+    figure.supylabel("share of reactions", fontsize=STYLE["axes.labelsize"], y=0.62)
     _draw_kl(strips[-1], picture, middles)
     strips[-1].set_xlim(0, warm_up + size * (picture.places[-1] + 1))
     strips[-1].set_xlabel(f"reactions in order of time (windows of {size})")
@@ -188,7 +188,7 @@ def _draw_event(figure: Figure, picture: _Picture) -> None:
 def _draw_kl(axes: Axes, picture: _Picture, middles: Floats) -> None:
     simulated = f"simulated, mean {picture.kl.mean():.3f}"
     reference = f"{picture.reference_name}, mean {picture.reference_kl.mean():.3f}"
-    axes.plot(middles, picture.reference_kl, ":", color=_GREY, lw=1.4, marker="x", ms=3, label=reference)
+    axes.plot(middles, picture.reference_kl, ":", color=GREY, lw=1.4, marker="x", ms=3, label=reference)
     axes.plot(middles, picture.kl, "--s", color="black", lw=1.2, ms=2.6, mfc="white", mew=0.8, label=simulated)
     axes.set_ylim(0, 1.15 * max(picture.kl.max(), picture.reference_kl.max(), 0.02))
     axes.set_ylabel("KL (nats)")
@@ -210,8 +210,8 @@ def _legend(axes: Axes) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=_GREY, ls="-", marker="o", ms=2.6, label="real"),
-        Line2D([], [], color=_GREY, ls="--", marker="s", ms=2.8, mfc="white", label="simulated"),
+        Line2D([], [], color=GREY, ls="-", marker="o", ms=2.6, label="real"),
+        Line2D([], [], color=GREY, ls="--", marker="s", ms=2.8, mfc="white", label="simulated"),
     ]
     axes.legend(
         handles=handles,
@@ -234,7 +234,7 @@ def _draw_survey(figure: Figure, picture: _Picture) -> None:
             (
                 f"{picture.reference_name}, KL {picture.reference_kl[number]:.3f}",
                 picture.reference[number],
-                {"color": "white", "edgecolor": _GREY, "hatch": "//////", "lw": 0.6},
+                {"color": "white", "edgecolor": GREY, "hatch": "//////", "lw": 0.6},
             ),
             (f"simulated, KL {picture.kl[number]:.3f}", picture.simulated[number], {"color": COLOURS[1]}),
             (f"real, wave {plan.names[number]}", plan.truth[number], {"color": COLOURS[0]}),

@@ -61,7 +61,9 @@ class BatchPreparer:
         args: what is trained.
         events: (data set, event id) -> event, for simulated histories.
         settings: how the transitions were made, for the same.
-        store: keeps the signals of a mean field that is trained no more when the policy is.
+
+    Attributes:
+        store: keeps the signals of a mean field that is trained no more when the policy is; None draws them anew.
     """
 
     def __init__(
@@ -71,9 +73,8 @@ class BatchPreparer:
         args: IBTuneConfig,
         events: Mapping[tuple[str, str], Event],
         settings: TransitionSettings | None = None,
-        store: SignalStore | None = None,
     ) -> None:
-        self.store = store
+        self.store: SignalStore | None = None
         self.collator, self.sampler, self.args = collator, sampler, args
         self.events, self.settings = events, settings
 

@@ -175,7 +175,7 @@ class EarlyStopping(EarlyStoppingCallback):
     ) -> None:
         """Counts the evaluations without a better one."""
         phases = getattr(args, "schedule", None) == "sequential"
-        if phases and state.global_step <= round(args.mean_field_share * state.max_steps) < state.max_steps:
+        if phases and state.global_step <= args.mean_field_steps(state.max_steps) < state.max_steps:
             return
         super().on_evaluate(args, state, control, metrics, **kwargs)
 

@@ -103,6 +103,10 @@ class IBTuneConfig(TrainingArguments):
         """The roles that are trained at some time."""
         return (self.schedule,) if self.schedule in ("policy", "mean_field") else ("mean_field", "policy")
 
+    def mean_field_steps(self, max_steps: int) -> int:
+        """How many of the optimiser steps the mean field gets first in the sequential schedule."""
+        return round(self.mean_field_share * max_steps)
+
     @property
     def has_text(self) -> bool:
         """Whether the signal holds a text of the mean field."""

@@ -177,7 +177,7 @@ def _steps(trainer: IBTuneTrainer) -> tuple[int, float]:
 
 def _steps_of_each_kind(args: IBTuneConfig, steps: int) -> dict[Roles, int]:
     """Roles that are trained together -> number of optimiser steps that train them."""
-    first = {"sequential": round(args.mean_field_share * steps), "alternate": math.ceil(steps / 2)}
+    first = {"sequential": args.mean_field_steps(steps), "alternate": math.ceil(steps / 2)}
     if args.schedule not in first:
         return {args.trains: steps}
     kinds = {("mean_field",): first[args.schedule], ("policy",): steps - first[args.schedule]}

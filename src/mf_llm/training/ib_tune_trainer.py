@@ -140,17 +140,14 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
     def roles_of(self, step: int) -> tuple[str, ...]:
         """The roles that optimiser step `step` trains."""
         if self.args.schedule == "sequential":
-            return ("mean_field",) if step < self._mean_field_steps() else ("policy",)
+            return ("mean_field",) if step < self.args.mean_field_steps(self.state.max_steps) else ("policy",)
         if self.args.schedule == "alternate":
             return ("mean_field",) if step % 2 == 0 else ("policy",)
         return self.args.trains
 
-    def _mean_field_steps(self) -> int:
-        return round(self.args.mean_field_share * self.state.max_steps)
-
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """In the sequential schedule each role gets the whole learning-rate schedule within its own steps."""
-        first = round(self.args.mean_field_share * num_training_steps)
+        first = self.args.mean_field_steps(num_training_steps)
         if self.args.schedule != "sequential" or first in (0, num_training_steps) or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         phases = [first, num_training_steps - first]

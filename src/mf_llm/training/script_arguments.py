@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.bounds import within_context
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.training.card_data import CardData, TrainingSummary, base_models_of, training_data_of
+from mf_llm.training.last_checkpoint import last_checkpoint
 from mf_llm.training.lora import ROLES, lora_config
 from mf_llm.training.transition_settings import TransitionSettings
 
@@ -202,18 +202,6 @@ def train_and_save(trainer: Trainer) -> None:
         print(f"Checkpoint: {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub()
-
-
-def last_checkpoint(folder: str | Path) -> str | None:
-    """The newest checkpoint that was written to its end, or None; a killed process can leave a part of one."""
-    paths = {int(path.name.rpartition("-")[2]): path for path in Path(folder).glob("checkpoint-*[0-9]")}
-    for step in sorted(paths, reverse=True):
-        try:
-            json.loads((paths[step] / "trainer_state.json").read_text(encoding="utf-8"))  # it is written last
-        except (OSError, ValueError):
-            continue
-        return str(paths[step])
-    return None
 
 
 def write_training_log(trainer: Trainer) -> Path:
