@@ -33,6 +33,8 @@ OWN = {field.name for field in dataclasses.fields(IBTuneConfig)} - {
         ({"beta": -1.0}, "`beta` must be at least 0, got -1.0"),
         ({"beta": float("nan")}, "`beta` must be at least 0, got nan"),
         ({"lambda_population": -0.1}, "`lambda_population` must be at least 0"),
+        ({"lambda_perturbation": -1.0, "anchored": True}, "`lambda_perturbation` must be at least 0, got -1.0"),
+        ({"lambda_perturbation": 2.0}, "`lambda_perturbation` must be 0 with anchored=False, got 2.0; the plain"),
         ({"signal_max_tokens": 0}, "`signal_max_tokens` must be at least 1"),
         ({"updates_per_draw": 0}, "`updates_per_draw` must be at least 1"),
         ({"max_ratio": 0.9}, "`max_ratio` must be at least 1"),

@@ -20,6 +20,8 @@ from mf_llm.training.losses import (
     leave_one_out,
     mean_field_loss,
     option_log_probs,
+    perturbation,
+    perturbation_penalty,
     population_kl,
 )
 from mf_llm.training.token_tree import TokenTree, pack_trees
@@ -205,6 +207,22 @@ def test_beyond_the_clip_there_is_no_gradient():
     two = torch.tensor([[9.0, 0.0]], dtype=torch.float64, requires_grad=True)  # f = +-4.5
     anchored_log_probs(carry[:2], two, base[:, :2])[0, 0].backward()
     assert (two.grad == 0).all()
+
+
+def test_the_penalty_on_f_is_its_weighted_mean_square_and_reaches_beyond_the_clip():
+    tuned, base = numbers(4, 3, scale=3.0).requires_grad_(), numbers(4, 3, seed=1, scale=3.0)
+    weights = torch.tensor([1.0, 0.0, 2.0, 1.0], dtype=torch.float64)
+    f = perturbation(tuned, base)
+    shift = (tuned - base).detach().numpy()
+    by_hand = shift - shift.mean(-1, keepdims=True)
+    np.testing.assert_allclose(f.detach().numpy(), by_hand, atol=1e-12)
+    penalty = perturbation_penalty(f, weights)
+    expected = ((by_hand[0] ** 2).mean() + 2 * (by_hand[2] ** 2).mean() + (by_hand[3] ** 2).mean()) / 4
+    assert penalty.item() == pytest.approx(expected, abs=1e-12)
+    penalty.backward()  # of the mean square of centred values: the values themselves, centring changes nothing more
+    share = weights.numpy() / 4
+    np.testing.assert_allclose(tuned.grad.numpy(), share[:, None] * 2 * by_hand / 3, atol=1e-12)
+    assert (np.abs(by_hand) > 2).any()
 
 
 def test_label_likelihood_is_a_weighted_mean_over_people():

@@ -13,7 +13,7 @@ from mf_llm.models.processing_mf_llm import PromptLimits
 from mf_llm.simulation.keyed_draws import permutation, stream_key
 from mf_llm.simulation.readout import sliding_window
 from mf_llm.training.data_collator import DataCollatorForIBTune
-from mf_llm.training.policy_scores import policy_scores, score_trees
+from mf_llm.training.policy_scores import policy_loss, policy_scores, score_trees
 from mf_llm.training.prompt_trees import policy_tree, signal_tree
 from mf_llm.training.transitions import answer_of
 
@@ -73,7 +73,7 @@ def test_the_plain_readout_is_that_of_a_rollout(family, action):
     scores = policy_scores(tree, row, values)
     assert float(scores.label) == float(scores.log_likelihood) == pytest.approx(likelihood, rel=1e-4)
     assert float(scores.population_kl) == pytest.approx(divergence, rel=1e-4)
-    assert scores.text is None
+    assert scores.text is None and scores.perturbation is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -89,9 +89,17 @@ def test_the_anchored_readout_is_that_of_a_rollout(family):
     scores = policy_scores(tree, row, tuned, base)
     assert float(scores.label) == pytest.approx(likelihood, rel=1e-4)
     assert float(scores.population_kl) == pytest.approx(divergence, rel=1e-3, abs=1e-6)
+    f = (tuned - base)[torch.from_numpy(tree.option_rows)].double().numpy()
+    square = ((f - f.mean(-1, keepdims=True)) ** 2).mean(-1)
+    assert float(scores.perturbation) == pytest.approx(np.average(square, weights=tree.weights), rel=1e-4)
+    loss = policy_loss([scores, scores], lambda_population=3.0, lambda_perturbation=0.7)
+    terms = -float(scores.log_likelihood), 3.0 * float(scores.population_kl), 0.7 * float(scores.perturbation)
+    assert float(loss.loss) == pytest.approx(sum(terms), rel=1e-6) and terms[2] > 1e-4
+    assert loss.parts["perturbation"] == pytest.approx(float(scores.perturbation))
     at_first = policy_scores(tree, row, base, base)  # nothing is tuned yet: the anchor itself
     carry, counts = np.array(row["carry"]), np.array(row["target_counts"])
     assert float(at_first.label) == pytest.approx(counts @ np.log(carry) / counts.sum(), rel=1e-5)
+    assert float(at_first.perturbation) == 0
     assert float(at_first.population_kl) == pytest.approx(entropy(counts, carry), rel=1e-4)
 
 

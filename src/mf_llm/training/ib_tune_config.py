@@ -21,6 +21,7 @@ BOTTLENECK_FIELDS = (
     "target",
     "beta",
     "lambda_population",
+    "lambda_perturbation",
     "num_signals",
     "signal_max_tokens",
     "signal_temperature",
@@ -47,6 +48,8 @@ class IBTuneConfig(TrainingArguments):
         target: what is predicted of a person: the "label", or the whole "action" (label, then text).
         beta: weight of the relevance against the rate, both in nats; relevance is per person.
         lambda_population: weight of the KL divergence of the population in the policy's loss.
+        lambda_perturbation: weight of the mean square of `f` in the loss of the anchored readout: a Gaussian prior
+            that draws it to the carry-forward share, with variance ``1 / (2 lambda)`` per transition.
         num_signals: K, signals drawn per transition when the mean field is trained.
         signal_max_tokens: bound of a signal; there the end is forced and has no probability.
         signal_temperature: of q, of the prior and, in rollouts, of the mean field that is saved.
@@ -71,6 +74,7 @@ class IBTuneConfig(TrainingArguments):
     target: str = _option("label", "What is predicted of a person: label or action.", choices=TARGETS)
     beta: float = _option(64.0, "Weight of the relevance (nats per person) against the rate (nats).")
     lambda_population: float = _option(1.0, "Weight of the population's KL divergence in the policy's loss.")
+    lambda_perturbation: float = _option(0.0, "Weight of the mean square of f (anchored), in the policy's loss.")
     num_signals: int = _option(4, "Signals drawn per transition when the mean field is trained (K).")
     signal_max_tokens: int = _option(48, "Longest signal in tokens.")
     signal_temperature: float = _option(1.0, "Temperature of the mean field, in training and afterwards.")
@@ -121,8 +125,8 @@ class IBTuneConfig(TrainingArguments):
                 f"`schedule` must be 'policy' with signal={self.signal!r}, got {self.schedule!r}; without a text "
                 "there is no mean field to train."
             )
-        at_least = {"beta": 0, "lambda_population": 0, "signal_max_tokens": 1, "updates_per_draw": 1, "max_ratio": 1}
-        at_least |= {"simulated_steps": 1, "max_texts": 1, "scoring_tokens": 1}
+        at_least = {"beta": 0, "lambda_population": 0, "lambda_perturbation": 0, "signal_max_tokens": 1}
+        at_least |= {"updates_per_draw": 1, "max_ratio": 1, "simulated_steps": 1, "max_texts": 1, "scoring_tokens": 1}
         at_least |= {"num_signals": 2 if "mean_field" in self.trains else 1}
         for name, lowest in at_least.items():
             if not getattr(self, name) >= lowest:
@@ -130,6 +134,11 @@ class IBTuneConfig(TrainingArguments):
         for name in ("mean_field_share", "simulated_history"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"`{name}` must be between 0 and 1, got {getattr(self, name)!r}.")
+        if self.lambda_perturbation and not self.anchored:
+            raise InputError(
+                f"`lambda_perturbation` must be 0 with anchored=False, got {self.lambda_perturbation!r}; the plain "
+                "readout perturbs nothing; train the anchored one."
+            )
         if not self.signal_temperature > 0:
             raise InputError(
                 f"`signal_temperature` must be more than 0, got {self.signal_temperature!r}; a signal that is not "

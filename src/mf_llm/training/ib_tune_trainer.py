@@ -23,7 +23,7 @@ from mf_llm.training.data_collator import DataCollatorForIBTune
 from mf_llm.training.ib_tune_config import BOTTLENECK_FIELDS, IBTuneConfig
 from mf_llm.training.lora import add_adapters
 from mf_llm.training.losses import LossParts, mean_field_loss
-from mf_llm.training.policy_scores import policy_scores
+from mf_llm.training.policy_scores import policy_loss, policy_scores
 from mf_llm.training.repeated_batches import RepeatedBatches
 from mf_llm.training.sharded_models import as_one_group, check_sharding, gathered
 from mf_llm.training.signal_sampler import SignalSampler
@@ -264,18 +264,8 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
             policy_scores(tree, transition, value, one)
             for tree, transition, value, one in zip(trees, inputs.transitions, values, base, strict=True)
         ]
-        nll = -torch.stack([one.log_likelihood for one in scores]).mean()
-        parts, loss = {"policy_nll": float(nll.detach())}, nll
-        divergences = [one.population_kl for one in scores if one.population_kl is not None]
-        if divergences:
-            kl = torch.stack(divergences).sum() / len(scores)
-            loss = loss + self.args.lambda_population * kl
-            parts["population_kl"] = float(torch.stack(divergences).detach().mean())
-        for name in ("label", "text"):
-            known = [value for one in scores if (value := getattr(one, name)) is not None]
-            if known:
-                parts[f"{name}_nll"] = -float(torch.stack(known).detach().mean())
-        return LossParts(loss, parts)
+        weights = {name: getattr(self.args, name) for name in ("lambda_population", "lambda_perturbation")}
+        return policy_loss(scores, **weights)
 
     def _record(self, parts: dict[str, float], inputs: PreparedBatch) -> None:
         if inputs.signal_tokens is not None:
@@ -305,6 +295,7 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         last = self._last_parts
         if "policy" in self.args.trains:
             value = last["policy_nll"] + self.args.lambda_population * last.get("population_kl", 0.0)
+            value += self.args.lambda_perturbation * last.get("perturbation", 0.0)
         else:
             value = -last["reward"]
         return torch.tensor(value, device=self.accelerator.device), None, None

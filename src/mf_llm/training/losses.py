@@ -112,9 +112,33 @@ def anchored_log_probs(
     Returns:
         ``[N, K]``.
     """
+    return torch.log_softmax(carry.log() + perturbation(tuned, base).clamp(-clip, clip), dim=-1)
+
+
+def perturbation(tuned: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """``f`` of the anchored readout before it is clipped (method, section 2): how far the policy has left its base.
+
+    Args:
+        tuned, base: ``[N, K]`` log-likelihoods under the policy and under its base.
+
+    Returns:
+        ``[N, K]``, centred over the options.
+    """
     f = tuned - base
-    f = (f - f.mean(dim=-1, keepdim=True)).clamp(-clip, clip)
-    return torch.log_softmax(carry.log() + f, dim=-1)
+    return f - f.mean(dim=-1, keepdim=True)
+
+
+def perturbation_penalty(f: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean square of `f` over options and people: minus the logarithm of a Gaussian prior on it, up to constants.
+
+    It sees `f` before it is clipped, so that there is a way back from beyond the bound, where the readout has no
+    gradient.
+
+    Args:
+        f: ``[N, K]`` of N distinct profiles.
+        weights: ``[N]`` weighted people of each profile.
+    """
+    return (weights / weights.sum()) @ f.square().mean(dim=-1)
 
 
 def label_log_likelihood(log_p: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
