@@ -61,7 +61,10 @@ def train(script: IBTuneScriptArguments, args: IBTuneConfig) -> None:
     settings = script.transition_settings(args.seed)
     with args.main_process_first():  # one process builds, the others find it in the cache
         transitions = script.limited(build_transitions(event_sets, settings, split=script.split), args.seed)
-        validation = build_transitions(event_sets, settings, split="validation") if evaluates else None
+        validation = None
+        if evaluates:
+            every = build_transitions(event_sets, settings, split="validation")
+            validation = script.limited(every, args.seed, validation=True)
     model, processor, simulation = script.load_model(args.max_prompt_tokens)
     args.max_prompt_tokens = simulation.max_prompt_tokens
     trainer = IBTuneTrainer(

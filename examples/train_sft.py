@@ -70,7 +70,8 @@ def train(script: SFTScriptArguments, args: SFTConfig) -> None:
         transitions = script.limited(build_transitions(event_sets, settings, split=script.split), args.seed)
         rows, eval_rows = rows_of(transitions), None
         if args.eval_strategy != "no":
-            eval_rows = rows_of(build_transitions(event_sets, settings, split="validation"))
+            validation = build_transitions(event_sets, settings, split="validation")
+            eval_rows = rows_of(script.limited(validation, args.seed, validation=True))
     if script.budget_tokens is not None:
         rows = within_budget(rows, script.budget_tokens, seed=args.seed)
         args.num_train_epochs = 1

@@ -35,6 +35,8 @@ OWN = {field.name for field in dataclasses.fields(IBTuneConfig)} - {
         ({"lambda_population": -0.1}, "`lambda_population` must be at least 0"),
         ({"lambda_perturbation": -1.0, "anchored": True}, "`lambda_perturbation` must be at least 0, got -1.0"),
         ({"lambda_perturbation": 2.0}, "`lambda_perturbation` must be 0 with anchored=False, got 2.0; the plain"),
+        ({"mean_field_learning_rate": -1e-4}, "`mean_field_learning_rate` must be at least 0"),
+        ({"mean_field_learning_rate": 1e-4, "schedule": "policy"}, "left out where no mean field is trained, got 0.0"),
         ({"signal_max_tokens": 0}, "`signal_max_tokens` must be at least 1"),
         ({"updates_per_draw": 0}, "`updates_per_draw` must be at least 1"),
         ({"max_ratio": 0.9}, "`max_ratio` must be at least 1"),

@@ -141,6 +141,23 @@ def test_other_schedules_have_one_learning_rate_schedule(base, tmp_path):
     assert rates == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
 
 
+def test_the_mean_field_may_have_a_learning_rate_of_its_own(base, tmp_path):
+    settings = {"schedule": "joint", "max_steps": 3, "lr_scheduler_type": "linear", "weight_decay": 0.1}
+    both, model = trained(base, tmp_path, model=new_model(base), **settings), new_model(base)
+    before = weights(model)
+    trainer = trained(base, tmp_path, model=model, mean_field_learning_rate=0.0, **settings)
+    assert changed(before, weights(model)) == adapters(model, "policy")
+    # The policy's own steps are the same ones, on the signals of a mean field that stood still.
+    assert [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry] == [
+        entry["learning_rate"] for entry in both.state.log_history if "learning_rate" in entry
+    ]
+    slower = trained(base, tmp_path, model=new_model(base), mean_field_learning_rate=1e-3, **settings)
+    assert sorted({group["initial_lr"] for group in slower.optimizer.param_groups if group["params"]}) == [1e-3, 1e-2]
+    assert {group["weight_decay"] for group in slower.optimizer.param_groups if group["params"]} == {0.1}
+    same = trained(base, tmp_path, model=new_model(base), mean_field_learning_rate=1e-2, **settings)
+    assert not changed(weights(both.composite), weights(same.composite))
+
+
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ TRAINED_SIGNALS = ("text", "statistics", "both", "none")
 BOTTLENECK_FIELDS = (
     "schedule",
     "mean_field_share",
+    "mean_field_learning_rate",
     "signal",
     "anchored",
     "target",
@@ -60,6 +61,8 @@ class IBTuneConfig(TrainingArguments):
         simulated_steps: at most this many steps are rolled on; the number is drawn.
         max_texts: people of a transition whose texts are scored ("action").
         max_prompt_tokens: bound of a prompt.
+        mean_field_learning_rate: initial learning rate of the mean field, whose loss has another scale; by default
+            `learning_rate`. The one that is logged is the policy's, unless the mean field is trained alone.
         scoring_tokens: tokens per batch where nothing needs a gradient (drawing and weighing signals).
     """
 
@@ -85,6 +88,9 @@ class IBTuneConfig(TrainingArguments):
     max_texts: int = _option(16, "People of a transition whose texts are scored (target action).")
     max_prompt_tokens: int = _option(1024, "Longest prompt in tokens.")
     scoring_tokens: int = _option(16384, "Tokens per batch where nothing needs a gradient.")
+    mean_field_learning_rate: float | None = _option(
+        None, "The initial learning rate of the mean field; default: that of the policy."
+    )
     # Other defaults than transformers': a transition is a whole step of people, and there are few of them.
     learning_rate: float = _option(2e-4, "The initial learning rate.")
     per_device_train_batch_size: int = _option(8, "Transitions per step and process.")
@@ -134,6 +140,12 @@ class IBTuneConfig(TrainingArguments):
         for name in ("mean_field_share", "simulated_history"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"`{name}` must be between 0 and 1, got {getattr(self, name)!r}.")
+        rate = self.mean_field_learning_rate
+        if rate is not None and not (rate >= 0 and "mean_field" in self.trains):
+            raise InputError(
+                "`mean_field_learning_rate` must be at least 0, and left out where no mean field is trained, got "
+                f"{rate!r} with schedule={self.schedule!r}."
+            )
         if self.lambda_perturbation and not self.anchored:
             raise InputError(
                 f"`lambda_perturbation` must be 0 with anchored=False, got {self.lambda_perturbation!r}; the plain "

@@ -145,6 +145,19 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
             return ("mean_field",) if step % 2 == 0 else ("policy",)
         return self.args.trains
 
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """With `mean_field_learning_rate`, the mean field's parameters are groups of their own."""
+        is_new, rate = self.optimizer is None, self.args.mean_field_learning_rate
+        optimizer = super().create_optimizer(model)
+        if is_new and rate is not None:
+            of_mean_field = {id(parameter) for parameter in self.composite.backbone("mean_field").parameters()}
+            for group in list(optimizer.param_groups):
+                own = [parameter for parameter in group["params"] if id(parameter) in of_mean_field]
+                if own:
+                    group["params"] = [one for one in group["params"] if id(one) not in of_mean_field]
+                    optimizer.add_param_group({**group, "params": own, "lr": rate})
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """In the sequential schedule each role gets the whole learning-rate schedule within its own steps."""
         first = self.args.mean_field_steps(num_training_steps)

@@ -47,6 +47,9 @@ class ScriptArguments:
     max_transitions: int | None = field(
         default=None, metadata={"help": "At most so many transitions, drawn at random; default: all."}
     )
+    max_eval_transitions: int | None = field(
+        default=None, metadata={"help": "The same for the validation transitions; default: all."}
+    )
     max_history_steps: int = field(default=3, metadata={"help": "Steps before the target that are told."})
     max_states: int = field(default=16, metadata={"help": "Distinct profiles kept of a transition."})
     max_people: int = field(default=64, metadata={"help": "People kept of a transition."})
@@ -104,11 +107,12 @@ class ScriptArguments:
             seed=seed,
         )
 
-    def limited(self, transitions: Dataset, seed: int) -> Dataset:
-        """At most `max_transitions` of them."""
-        if self.max_transitions is None or len(transitions) <= self.max_transitions:
+    def limited(self, transitions: Dataset, seed: int, *, validation: bool = False) -> Dataset:
+        """At most `max_transitions` of them (of the validation split: `max_eval_transitions`)."""
+        most = self.max_eval_transitions if validation else self.max_transitions
+        if most is None or len(transitions) <= most:
             return transitions
-        return transitions.shuffle(seed=seed).select(range(self.max_transitions))
+        return transitions.shuffle(seed=seed).select(range(most))
 
     def lora(self, model: MFLLMForSimulation, roles: Sequence[str] = ROLES) -> LoraConfig:
         """The adapters."""
