@@ -27,6 +27,7 @@ DOWNLOAD_ARGUMENTS = ("revision", "cache_dir", "local_files_only", "force_downlo
 SIMULATION_OPTIONS = (
     "signal",
     "anchored",
+    "option_orders",
     "action",
     "agents_per_step",
     "listed_actions",

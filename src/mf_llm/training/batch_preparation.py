@@ -172,6 +172,11 @@ class BatchPreparer:
         return result
 
 
+# The perturbation that was learned differs between orders of the options more than between events: with the default
+# backbone its deviation was about .15 nats between orders and .1 between events. The mean over orders keeps the latter.
+ANCHORED_ORDERS = 4
+
+
 def simulation_options(args: IBTuneConfig, settings: TransitionSettings | None = None) -> dict[str, Any]:
     """Fields of `SimulationConfig` with which a model is simulated as it was trained.
 
@@ -180,9 +185,11 @@ def simulation_options(args: IBTuneConfig, settings: TransitionSettings | None =
         settings: how the transitions were made; an action they name is asked for in the same words.
     """
     action = {"action": settings.action} if settings is not None and settings.action != "auto" else {}
+    orders = {"option_orders": ANCHORED_ORDERS} if args.anchored else {}
     return action | {
         "signal": args.signal,
         "anchored": args.anchored,
+        **orders,
         "max_prompt_tokens": args.max_prompt_tokens,
         "signal_max_tokens": args.signal_max_tokens,
     }
