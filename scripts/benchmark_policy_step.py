@@ -50,9 +50,12 @@ QUICK = 4  # methods of a quick run
 COLUMNS = (
     *("method", "repeat", "rows", "tokens_per_step", "tokens_per_second", "people_per_second", "seconds_per_step"),
     *("draw", "base", "rest_of_preparation", "forward_backward_update", "drawn_tokens_per_step", "padding"),
-    *("peak_mib", "loaded_mib", "rise_mib", "tokens_per_cpu_second"),
+    *("peak_mib", "loaded_mib", "rise_mib", "tokens_per_cpu_second", "tokens_per_second_after_drawing"),
 )
-RATIOS = ("tokens_per_second", "tokens_per_cpu_second", "people_per_second", "peak_mib", "rise_mib")
+RATIOS = (
+    *("tokens_per_second", "tokens_per_second_after_drawing", "tokens_per_cpu_second", "people_per_second"),
+    *("peak_mib", "rise_mib"),
+)
 NOTES = {
     "tokens": "tokens that go through the policy with a gradient, padding not counted; IB-Tune encodes the prompt of "
     "a step once for all its people, SFT once per person: at equal tokens it trains on more people",
@@ -66,6 +69,8 @@ NOTES = {
     "mean field's part leaves (two numbers per adapter parameter) are not in memory",
     "lean head": "SFT with the logits of labelled tokens alone, as TRL takes them where Triton runs; elsewhere TRL "
     "takes those of the whole prompt too",
+    "after drawing": "the policy step alone. In the sequential schedule the mean field stands still while the policy "
+    "is trained: each transition's signal is drawn once, before the first step that needs it, whatever the epochs",
     "ratio": "to TRL SFT of the same repeat; median, lowest and highest over repeats",
 }
 
@@ -177,6 +182,7 @@ def _row(name: str, repeat: int, size: int, report: Mapping[str, Any]) -> dict[s
         "loaded_mib": mib["loaded"],
         "rise_mib": mib["peak"] - mib["loaded"],
         "tokens_per_cpu_second": total["tokens"] / total["cpu_seconds"],
+        "tokens_per_second_after_drawing": total["tokens"] / (total["seconds"] - total["draw"]),
     }
 
 
@@ -197,17 +203,24 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def bars(summary: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The two bars, judged by the medians of the plain policy step with a drawn signal, against SFT and lean SFT."""
+    """The bars, judged by medians: the policy step with a drawn signal, against SFT and lean SFT.
+
+    Speed is judged twice: of the step alone, and with all signals drawn for one epoch charged to its steps.
+    """
     found = []
+    speeds = {
+        "tokens per second of the step": "tokens_per_second_after_drawing",
+        "tokens per second, drawing included": "tokens_per_second",
+    }
     for against, suffix in ((SFT, "ratio"), (LEAN, "lean_ratio")):
-        memory, speed = (summary[BAR][f"{key}_{suffix}"] for key in ("peak_mib", "tokens_per_second"))
         kind = {"of": BAR, "against": against}
+        memory = summary[BAR][f"peak_mib_{suffix}"]
         found.append(
             {"bar": "peak memory", **kind, **memory, "at_most": MAX_MEMORY, "met": memory["median"] <= MAX_MEMORY}
         )
-        found.append(
-            {"bar": "tokens per second", **kind, **speed, "at_least": MIN_SPEED, "met": speed["median"] >= MIN_SPEED}
-        )
+        for bar, key in speeds.items():
+            speed = summary[BAR][f"{key}_{suffix}"]
+            found.append({"bar": bar, **kind, **speed, "at_least": MIN_SPEED, "met": speed["median"] >= MIN_SPEED})
     return found
 
 
@@ -226,8 +239,8 @@ def tables(summary: Mapping[str, Any], about: Mapping[str, Any]) -> str:
             name,
             number(name, "tokens_per_step"),
             number(name, "tokens_per_second"),
+            ratio(name, "tokens_per_second_after_drawing"),
             ratio(name, "tokens_per_second"),
-            ratio(name, "tokens_per_cpu_second"),
             number(name, "peak_mib"),
             ratio(name, "peak_mib"),
             number(name, "rise_mib"),
@@ -252,8 +265,8 @@ def tables(summary: Mapping[str, Any], about: Mapping[str, Any]) -> str:
         "method",
         "tokens/step",
         "tokens/s",
-        "x SFT",
-        "x SFT, CPU time",
+        "step alone x SFT",
+        "with drawing x SFT",
         "peak MiB",
         "x SFT",
         "rise MiB",

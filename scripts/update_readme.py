@@ -71,7 +71,47 @@ def rollouts_table(results: Path = RESULTS) -> str:
     return _table(head, rows)
 
 
-TABLES = {"anchors": anchors_table, "untuned": rollouts_table}
+def ib_curve_table(results: Path = RESULTS) -> str:
+    """Rate and relevance of the mean field's signals for each beta, and for those that were not trained."""
+    names = {"none": "no signal", "prior": "topic alone (prior)", "untuned": "untuned"}
+    head = ["signals", "rate", "relevance", "relevance over the prior's", "tokens"]
+    with open(results / "ib_curve/ib_curve.csv", newline="", encoding="utf-8") as file:
+        rows = [
+            [
+                names.get(row["point"], f"beta {float(row['beta'] or 0):g}"),
+                *(_interval(row, name) for name in ("rate", "relevance", "over_prior")),
+                f"{float(row['tokens']):.1f}",
+            ]
+            for row in csv.DictReader(file)
+        ]
+    return _table(head, rows)
+
+
+def policy_step_table(results: Path = RESULTS) -> str:
+    """What a training step of the policy costs beside supervised fine-tuning."""
+    summary = json.loads((results / "policy_step/policy_step.json").read_text(encoding="utf-8"))["summary"]
+    head = ["method", "tokens/step", "people/s", "peak MiB", "x SFT"]
+    head += ["tokens/s of the step, x SFT", "with drawing, x SFT"]
+    ratios = ("peak_mib_ratio", "tokens_per_second_after_drawing_ratio", "tokens_per_second_ratio")
+    rows = [
+        [
+            name,
+            f"{one['tokens_per_step']['median']:.0f}",
+            f"{one['people_per_second']['median']:.2f}",
+            f"{one['peak_mib']['median']:.0f}",
+            *(f"{one[key]['median']:.2f} [{one[key]['low']:.2f}, {one[key]['high']:.2f}]" for key in ratios),
+        ]
+        for name, one in summary.items()
+    ]
+    return _table(head, rows)
+
+
+TABLES = {
+    "ib_curve": ib_curve_table,
+    "policy_step": policy_step_table,
+    "anchors": anchors_table,
+    "untuned": rollouts_table,
+}
 
 
 def updated(readme: str) -> str:

@@ -217,6 +217,9 @@ def test_trailing_means():
 # -- cost of a policy step --------------------------------------------------------------------------------------------
 
 
+STEP_SPEED, WHOLE_SPEED = "tokens per second of the step", "tokens per second, drawing included"
+
+
 @pytest.fixture(scope="module")
 def benchmark(tiny, data, tmp_path_factory):
     pytest.importorskip("trl")
@@ -243,29 +246,33 @@ def test_benchmark_measures_every_method(benchmark):
         parts = ("draw", "base", "rest_of_preparation", "forward_backward_update")
         assert sum(row[part] for part in parts) == pytest.approx(row["seconds_per_step"], rel=1e-3)
         assert row["peak_mib"] == pytest.approx(row["loaded_mib"] + row["rise_mib"], rel=1e-3)
+        alone = row["tokens_per_step"] / (row["seconds_per_step"] - row["draw"])
+        assert row["tokens_per_second_after_drawing"] == pytest.approx(alone, rel=1e-3)
         assert row["tokens_per_second"] > 0 and 0 <= row["padding"] < 1
     record = json.loads((benchmark / "policy_step.json").read_text(encoding="utf-8"))
     assert record["machine"]["adapter_parameters"] > 0 and record["versions"]["trl"] and record["data_hash"]
     assert record["settings"]["model"] == "qwen2" and record["settings"]["events"] == "threads.jsonl"
     assert {(one["bar"], one["against"]) for one in record["bars"]} == {
-        (bar, method) for bar in ("peak memory", "tokens per second") for method in turns[1:3]
+        (bar, method) for bar in ("peak memory", STEP_SPEED, WHOLE_SPEED) for method in turns[1:3]
     }
 
 
 def test_benchmark_judges_the_bars_by_medians_of_paired_ratios():
     def row(method, repeat, speed, peak):
         values = dict.fromkeys(benchmark_policy_step.COLUMNS, 1.0)
-        return values | {"method": method, "repeat": repeat, "tokens_per_second": speed, "peak_mib": peak}
+        values |= {"tokens_per_second": speed, "tokens_per_second_after_drawing": 2 * speed, "peak_mib": peak}
+        return values | {"method": method, "repeat": repeat}
 
     sft = [row("TRL SFT", 0, 100, 1000), row("TRL SFT", 1, 50, 1000), row("TRL SFT", 2, 100, 1000)]
     lean = [row("TRL SFT, lean head", repeat, 300, 2000) for repeat in range(3)]
     ours = [row("IB-Tune", 0, 90, 1200), row("IB-Tune", 1, 45, 1100), row("IB-Tune", 2, 10, 1200)]
     found = benchmark_policy_step.bars(benchmark_policy_step.summarise([*sft, *lean, *ours]))
     found = {(one["bar"], one["against"]): one for one in found}
-    speed, memory = found["tokens per second", "TRL SFT"], found["peak memory", "TRL SFT"]
+    speed, memory = found[WHOLE_SPEED, "TRL SFT"], found["peak memory", "TRL SFT"]
     assert speed["median"] == pytest.approx(0.9) and speed["low"] == pytest.approx(0.1) and speed["met"]
     assert memory["median"] == pytest.approx(1.2) and not memory["met"]
-    assert not found["tokens per second", "TRL SFT, lean head"]["met"]
+    assert not found[WHOLE_SPEED, "TRL SFT, lean head"]["met"]
+    assert found[STEP_SPEED, "TRL SFT"]["median"] == pytest.approx(0.9)
     assert found["peak memory", "TRL SFT, lean head"]["met"]
 
 
@@ -285,8 +292,9 @@ def test_benchmark_takes_turns_and_prints_both_side_by_side(data, tmp_path, monk
     assert benchmark_policy_step.main([*arguments, "--transitions-per-step", "3"]) == 0
     assert sizes == [("ib-tune", 3), ("sft", 10), ("sft-lean", 10)] * 2
     printed = capsys.readouterr().out
-    assert "1.00 [1.00, 1.00]" in printed and "TRL SFT, lean head" in printed and printed.count(": met") == 4
+    assert "1.00 [1.00, 1.00]" in printed and "TRL SFT, lean head" in printed and printed.count(": met") == 6
     row = rows_of(tmp_path / "policy_step.csv")[0]
+    assert float(row["tokens_per_second_after_drawing"]) == pytest.approx(200 / 3, rel=1e-4)
     assert row["tokens_per_second"] == "50" and row["tokens_per_cpu_second"] == "25" and row["padding"] == "0.2"
     assert row["rest_of_preparation"] == "0.25" and row["forward_backward_update"] == "1" and row["rise_mib"] == "2"
 

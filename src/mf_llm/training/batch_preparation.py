@@ -173,7 +173,8 @@ class BatchPreparer:
 
 
 # The perturbation that was learned differs between orders of the options more than between events: with the default
-# backbone its deviation was about .15 nats between orders and .1 between events. The mean over orders keeps the latter.
+# backbone its deviation was about .15 nats between orders and .1 between events. The mean over orders keeps the
+# latter.
 ANCHORED_ORDERS = 4
 
 
