@@ -18,6 +18,7 @@ pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
 import benchmark_policy_step  # noqa: E402
+import learning_curve  # noqa: E402
 import run_ib_curve  # noqa: E402
 from ib_curve_plot import trailing_means  # noqa: E402
 from ib_curve_results import point_rows  # noqa: E402
@@ -326,3 +327,33 @@ def test_benchmark_says_what_went_wrong(data, tmp_path, capsys):
     assert "failed" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert benchmark_policy_step.main([*arguments, "--methods", "other"]) == 2
     assert "`--methods` must be some of" in capsys.readouterr().err
+
+
+# -- the learning curve of a run --------------------------------------------------------------------------------------
+
+
+def test_the_learning_curve_of_a_run_is_kept_without_what_the_clock_says(tmp_path, capsys, monkeypatch):
+    run, output = tmp_path / "run", tmp_path / "kept"
+    run.mkdir()
+    names = ["step", "epoch", "rate", "policy_nll", "eval_policy_nll", "eval_gain", "eval_runtime", "train_loss"]
+    lines = ["8,0.5,,1.5,1.7,-0.2,9.5,", "0,0,,,2.5,-3.25,9.5,", "1,0.1,12.5,,,,,", "10,1,,,,,,3.5"]
+    (run / "training_log.csv").write_text("\n".join([",".join(names), *lines]) + "\n", encoding="utf-8")
+    (run / "README.md").write_text("Trained with --events /somewhere/private/covid.jsonl.\n", encoding="utf-8")
+    drawn = {}
+    draw = learning_curve._draw
+    monkeypatch.setattr(
+        learning_curve,
+        "_draw",
+        lambda axes, rows, name, colour: (draw(axes, rows, name, colour), drawn.setdefault(name, axes)),
+    )
+    assert learning_curve.main([str(run), str(output)]) == 0
+    rows = rows_of(output / "learning_curve.csv")
+    assert list(rows[0]) == ["step", "epoch", "rate", "policy_nll", "eval_policy_nll", "eval_gain"]
+    assert [row["step"] for row in rows] == ["0", "1", "8", "10"]
+    assert [row["eval_gain"] for row in rows] == ["-3.25", "", "-0.2", ""]
+    assert "private" not in (output / "model_card.md").read_text() and (output / "learning_curve.png").stat().st_size
+    assert set(drawn) == {"rate", "relevance", "policy_nll", "gain"}  # nobody measured the KL of the population
+    gain = drawn["gain"].lines[0]
+    assert gain.get_xydata().tolist() == [[0, -3.25], [8, -0.2]]
+    assert learning_curve.main([str(tmp_path / "nothing"), str(output)]) == 2
+    assert "`RUN` must hold training_log.csv" in capsys.readouterr().err
