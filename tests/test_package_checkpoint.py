@@ -160,7 +160,7 @@ def test_the_command_line_simulates_it_as_it_was_trained(installed, tmp_path, mo
         return capsys.readouterr().out
 
     out = call("--output", str(tmp_path / "run"))
-    assert out.startswith(f"As {NAME} was trained: signal both, anchored yes, signal_max_tokens 6, ")
+    assert out.startswith(f"As {NAME} was trained: signal both, anchored yes, option_orders 4, signal_max_tokens 6, ")
     (rollout,) = load_rollouts(tmp_path / "run")
     assert rollout.config["signal"] == "both" and rollout.config["anchored"]
     assert rollout.config["resolved"]["signal_max_tokens"] == 6 and rollout.n_failed == 0
@@ -186,7 +186,7 @@ def test_the_demo_takes_it_where_it_is_installed(package, home, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"Loading {constant}" in done.stdout and "not tuned" not in done.stdout
-    assert "Simulated as it was trained: signal both, anchored True, signal_max_tokens 6" in done.stdout
+    assert "Simulated as it was trained: signal both, anchored True, option_orders 4, signal_max_tokens 6" in done.stdout
     for rollout in load_rollouts(tmp_path / "demo/survey"):
         assert rollout.config["anchored"] and rollout.config["anchor_prior"] and rollout.config["signal"] == "both"
 
