@@ -186,7 +186,8 @@ def test_the_demo_takes_it_where_it_is_installed(package, home, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"Loading {constant}" in done.stdout and "not tuned" not in done.stdout
-    assert "Simulated as it was trained: signal both, anchored True, option_orders 4, signal_max_tokens 6" in done.stdout
+    trained = "signal both, anchored True, option_orders 4, signal_max_tokens 6"
+    assert f"Simulated as it was trained: {trained}" in done.stdout
     for rollout in load_rollouts(tmp_path / "demo/survey"):
         assert rollout.config["anchored"] and rollout.config["anchor_prior"] and rollout.config["signal"] == "both"
 

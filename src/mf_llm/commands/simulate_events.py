@@ -139,8 +139,9 @@ def _as_trained(request: SimulateRequest, model_name: str) -> tuple[SimulateRequ
     """The request with what was not given taken from the checkpoint, and what that is."""
     given = {name: value for name, value in request.options.items() if value is not None}
     trained = {name: value for name, value in trained_options(model_name).items() if name not in given}
-    if given.get("calibrated"):  # a plain readout was asked for
-        trained.pop("anchored", None)
+    if given.get("calibrated") or given.get("anchored") is False:  # a plain readout was asked for
+        for name in ("anchored", "option_orders"):
+            trained.pop(name, None)
     return replace(request, options=trained | given), trained
 
 
@@ -157,7 +158,8 @@ def _job(name: str, events: list[Event], request: SimulateRequest, trained: dict
         config = protocol_config(events, request.options)
     else:
         # Without labels there are no shares to anchor or to tell: an error only where they were asked for.
-        instead = {"anchored": False} if "anchored" in trained else {}
+        plain = {"anchored": False, "option_orders": SimulationConfig.option_orders}
+        instead = {name: value for name, value in plain.items() if name in trained}
         if trained.get("signal") == "both":
             instead["signal"] = "text"
         config = SimulationConfig(**{"max_actions": MAX_LABELLED} | request.options | instead)
