@@ -21,8 +21,8 @@ from mf_llm.errors import InputError
 from mf_llm.evaluation.plotting import COLOURS, GREY, STYLE
 from mf_llm.models.checkpoints import CARD_FILE
 from mf_llm.training.model_card import without_private_parts
+from mf_llm.training.script_arguments import TRAINING_LOG_FILE
 
-LOG = "training_log.csv"
 CLOCK = ("runtime", "per_second", "train_loss", "total_flos")
 # Panel -> what it shows, in the order of the figure; validation values are points on the line of training.
 PANELS = {
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="folder of the results")
     args = parser.parse_args(arguments)
     try:
-        rows = read_log(args.run / LOG)
+        rows = read_log(args.run / TRAINING_LOG_FILE)
         card = (args.run / CARD_FILE).read_text(encoding="utf-8")
     except (InputError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -62,7 +62,7 @@ def read_log(path: Path) -> list[dict[str, float | None]]:
         InputError: there is none.
     """
     if not path.is_file():
-        raise InputError(f"`RUN` must hold {LOG}, which a training run leaves when it ends, got {path.parent}.")
+        raise InputError(f"`RUN` must hold {path.name}, which a training run leaves when it ends, got {path.parent}.")
     with path.open(newline="", encoding="utf-8") as file:
         found = [
             {name: float(value) if value else None for name, value in row.items() if not name.endswith(CLOCK)}

@@ -62,7 +62,7 @@ class IBTuneConfig(TrainingArguments):
         max_texts: people of a transition whose texts are scored ("action").
         max_prompt_tokens: bound of a prompt.
         mean_field_learning_rate: initial learning rate of the mean field, whose loss has another scale; by default
-            `learning_rate`. The one that is logged is the policy's, unless the mean field is trained alone.
+            `learning_rate`, which is the one that is logged.
         scoring_tokens: tokens per batch where nothing needs a gradient (drawing and weighing signals).
     """
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from mf_llm.training.callbacks import EarlyStopping
 
+TRAINING_LOG_FILE = "training_log.csv"
+
 
 @dataclass
 class ScriptArguments:
@@ -209,12 +211,12 @@ def train_and_save(trainer: Trainer) -> None:
 
 
 def write_training_log(trainer: Trainer) -> Path:
-    """Writes everything that was logged as ``training_log.csv`` into the output folder, one row per step."""
+    """Writes everything that was logged as `TRAINING_LOG_FILE` into the output folder, one row per step."""
     rows: dict[int, dict[str, Any]] = {}
     for entry in trainer.state.log_history:
         rows.setdefault(entry["step"], {}).update(entry)
     columns = sorted({name for row in rows.values() for name in row} - {"step", "epoch"})
-    path = Path(trainer.args.output_dir) / "training_log.csv"
+    path = Path(trainer.args.output_dir) / TRAINING_LOG_FILE
     names = ("step", "epoch", *columns)
     write_csv(path, names, [{name: row.get(name) for name in names} for row in rows.values()])
     return path
