@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from mf_llm.models.checkpoints import ADAPTER_WEIGHTS_FILE
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.journal import check_same_run
 from mf_llm.training.last_checkpoint import last_checkpoint
+from mf_llm.training.signal_file import SIGNALS_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "scripts" / "fidelity_training.yaml"
@@ -101,6 +103,7 @@ def _train(
         check_same_run(record, found, folder)
     else:
         write_json(folder / "run.json", record)
+    _copy_signals(table, name, seed, folder, args)
     print(f"{head}: {len(transitions)} transitions", flush=True)
     began = time.perf_counter()
     if run.get("sft"):
@@ -118,6 +121,15 @@ def _train(
         "versions": versions(PACKAGES),
     }
     write_json(folder / "trained.json", finished)
+
+
+def _copy_signals(table: Mapping[str, Any], name: str, seed: int, folder: Path, args: argparse.Namespace) -> None:
+    """Takes over the signals of a run with the same frozen mean field; the trainer uses those that are the same."""
+    start, file = table["runs"][name].get("start"), SIGNALS_FILE.format(process=0)
+    for other, run in table["runs"].items():
+        found = _folder(args, other, seed) / file
+        if start and run.get("start") == start and found.exists() and not (folder / file).exists():
+            shutil.copyfile(found, folder / file)
 
 
 def _ib_tune_trainer(

@@ -84,6 +84,7 @@ def test_a_run_that_is_resumed_is_the_run(base, tmp_path, at, settings):
         **settings,
     }
     whole = trained(base, tmp_path, model=new_model(base, dropout=0.1), **common)
+    (tmp_path / "signals-0.jsonl").unlink(missing_ok=True)  # what is drawn again is the same
     start = MFLLMForSimulation.from_pretrained(tmp_path / f"checkpoint-{at}")
     again = trained(
         base, tmp_path, model=new_model(base, dropout=0.1), resume=str(tmp_path / f"checkpoint-{at}"), **common
@@ -112,7 +113,7 @@ def test_a_killed_run_goes_on(base, tmp_path):
     done = subprocess.run(command, env=child_environment(), capture_output=True, text=True)
     folder = tmp_path / "case/run"
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert {path.name for path in folder.iterdir()} == {"checkpoint-2", "checkpoint-4"}
+    assert {path.name for path in folder.iterdir()} == {"checkpoint-2", "checkpoint-4", "signals-0.jsonl"}
     whole = trained(base, tmp_path / "whole", data=rows(8), **settings)
     again = trained(base, folder, data=rows(8), resume=True, **settings)
     assert history(again) == history(whole)

@@ -1,10 +1,14 @@
 """Signals of a mean field that stands still: drawn once, many together, and the same as drawn alone."""
 
+import copy
+
 import pytest
 from made_transitions import build, made_event
 from small_events import FAMILIES, model_of, processor_of
 
+from mf_llm.models.processing_mf_llm import PromptLimits
 from mf_llm.training.data_collator import DataCollatorForIBTune
+from mf_llm.training.signal_file import SignalFile
 from mf_llm.training.signal_sampler import SignalSampler
 from mf_llm.training.signal_store import TOGETHER, SignalStore
 
@@ -65,3 +69,41 @@ def test_without_a_history_there_is_no_signal():
     first = ROWS[0] | {"history": [], "warm_up": 0}
     store = SignalStore(sampler_of(), [first, *ROWS[1:]])
     assert store.draw([first, ROWS[1]], 0)[0] is None
+
+
+def test_a_run_that_goes_on_draws_nothing_again(tmp_path):
+    file = SignalFile(tmp_path / "run" / "signals.jsonl")
+    drawn = SignalStore(sampler_of(), ROWS, file=file).draw(ROWS, 0)
+    sampler = sampler_of()
+    again = SignalStore(sampler, ROWS, file=file)
+    assert again.draw(ROWS[4:6], 0) == drawn[4:6] and again.draw(ROWS, 1) == drawn
+    assert not hasattr(sampler, "draws")
+
+
+@pytest.mark.parametrize("change", ["seed", "temperature", "max_new_tokens", "limits", "weights", "history"])
+def test_what_another_signal_would_come_from_is_not_found_in_the_file(tmp_path, change):
+    file = SignalFile(tmp_path / "signals.jsonl")
+    SignalStore(sampler_of(), ROWS, file=file).draw(ROWS, 0)
+    sampler, rows = sampler_of(), ROWS
+    if change == "weights":
+        sampler.backbone = copy.deepcopy(sampler.backbone)
+        next(sampler.backbone.parameters()).data[0] += 1
+    elif change == "limits":
+        sampler.collator.limits = PromptLimits(max_prompt_tokens=240)
+    elif change == "history":
+        told = [{**step, "lines": step["lines"][:-1]} for step in ROWS[0]["history"]]
+        rows = [ROWS[0] | {"history": told}, *ROWS[1:]]
+    else:
+        setattr(sampler, change, getattr(sampler, change) + 1)
+    SignalStore(sampler, rows, file=file).draw(rows, 0)
+    assert sampler.draws == [(1 if change == "history" else 10, 1, "policy")]
+
+
+def test_a_line_that_was_cut_short_is_drawn_again(tmp_path):
+    file = SignalFile(tmp_path / "signals.jsonl")
+    drawn = SignalStore(sampler_of(), ROWS, file=file).draw(ROWS, 0)
+    file.path.write_bytes(file.path.read_bytes()[:-20])
+    sampler = sampler_of()
+    assert SignalStore(sampler, ROWS, file=file).draw(ROWS, 0) == drawn
+    assert sampler.draws == [(1, 1, "policy")]
+    assert list(file.read().values()) == drawn

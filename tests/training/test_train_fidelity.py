@@ -115,6 +115,16 @@ def test_a_run_goes_on_where_it_stopped(folder, tmp_path):
     assert train(tmp_path, "--only", "tuned") == 2
 
 
+def test_runs_of_one_mean_field_share_its_signals(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    plain = {"start": "mean-field", "schedule": "policy", "signal": "both"}
+    table = TABLE | {"runs": {**TABLE["runs"], "plain": plain}}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+    assert train(tmp_path, "--only", "plain") == 0
+    drawn = (tmp_path / "runs/tuned-seed1/signals-0.jsonl").read_bytes()
+    assert drawn and (tmp_path / "runs/plain-seed1/signals-0.jsonl").read_bytes() == drawn
+
+
 def test_the_events_of_other_splits_are_not_looked_at(folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "runs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from mf_llm.training.losses import LossParts, mean_field_loss
 from mf_llm.training.policy_scores import policy_loss, policy_scores
 from mf_llm.training.repeated_batches import RepeatedBatches
 from mf_llm.training.sharded_models import as_one_group, check_sharding, gathered
+from mf_llm.training.signal_file import SIGNALS_FILE, SignalFile
 from mf_llm.training.signal_sampler import SignalSampler
 from mf_llm.training.signal_store import SignalStore
 from mf_llm.training.transition_settings import TransitionSettings
@@ -223,7 +225,9 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         self._micro = (-1, 0)  # the step, and the number of its micro-batch
         if self.args.has_text and self.args.schedule in ("sequential", "policy") and self.train_dataset is not None:
             ahead = self.args.world_size == 1
-            self.preparer.store = SignalStore(self.preparer.sampler, self.train_dataset, ahead=ahead)
+            # Of each process its own: another one draws for other transitions.
+            file = SignalFile(Path(self.args.output_dir) / SIGNALS_FILE.format(process=self.args.process_index))
+            self.preparer.store = SignalStore(self.preparer.sampler, self.train_dataset, ahead=ahead, file=file)
 
     # -- losses -------------------------------------------------------------------------------------------------------
 
