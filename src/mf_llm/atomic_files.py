@@ -22,6 +22,11 @@ def write_text(path: Path, text: str) -> None:
     _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file of bytes."""
+    _write(path, lambda temporary: temporary.write_bytes(content))
+
+
 def write_table(path: Path, table: pa.Table) -> None:
     """Writes a Parquet file."""
     import pyarrow.parquet as pq

@@ -170,16 +170,66 @@ def evaluate(
 @app.command()
 def compare(
     events: Events,
-    output: Annotated[Path, typer.Option(help="Folder for results.csv and summary.json.")] = Path("runs/compare"),
-    methods: Annotated[str, typer.Option(help="Comma-separated methods.")] = "uniform,prior,carry,last",
+    output: Annotated[Path, typer.Option(help="Folder of results and rollouts.")] = Path("runs/compare"),
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated methods or groups: all, forecasters (no language model), untuned, tuned; "
+            "with +sampled an action is drawn per person."
+        ),
+    ] = "uniform,prior,carry,last",
+    data_sets: Annotated[str, typer.Option(help="Comma-separated data sets.  [default: all]")] = "",
+    checkpoints: Annotated[
+        Path, typer.Option(help="Folder of the checkpoints of tuned methods (METHOD-seedN).")
+    ] = Path("runs/train"),
+    model: Annotated[
+        str | None, typer.Option(help="Backbone of untuned methods: folder or Hub id.  [default: the backbone]")
+    ] = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Weights; auto is bfloat16 where the machine is fast in it.")
+    ] = Dtype.auto,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many test events of each data set.")] = None,
+    method_list: Annotated[
+        Path | None, typer.Option(help="Methods, options and pairs (YAML).  [default: the package's]")
+    ] = None,
+    rollouts: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the rollouts, which are made once.  [default: OUTPUT/rollouts]"),
+    ] = None,
+    events_together: Annotated[
+        int, typer.Option(min=1, help="Events that are simulated side by side: faster, and more memory.")
+    ] = 32,
+    simulate: Annotated[bool, typer.Option(help="Make missing rollouts, or judge what is there.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which rollouts are there, and stop.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    bootstrap: Annotated[int | None, typer.Option(min=1, help="Bootstrap samples.  [default: the protocol's]")] = None,
 ) -> None:
-    """Compare methods on the test events, side by side (methods without a language model)."""
-    from mf_llm.commands.compare_methods import run_compare
+    """Compare methods on the test events, side by side, with intervals; what was finished is not made again."""
+    from mf_llm.commands.compare_methods import CompareRequest, run_compare
 
+    given = {"model": model, "n_bootstrap": bootstrap}
     run_compare(
-        events, methods=[name.strip() for name in methods.split(",") if name.strip()], output=output, seed=seed
+        CompareRequest(
+            events=events,
+            methods=_words(methods),
+            output=output,
+            method_list=method_list,
+            data_sets=_words(data_sets),
+            checkpoints=str(checkpoints),
+            rollouts=rollouts,
+            dtype=dtype.value,
+            limit=limit,
+            events_together=events_together,
+            simulate=simulate,
+            dry_run=dry_run,
+            seed=seed,
+            **{name: value for name, value in given.items() if value is not None},
+        )
     )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _version(value: bool) -> None:

@@ -8,13 +8,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mf_llm.evaluation.forecasters import Training, default_methods, forecast
+from mf_llm.evaluation.forecasters import Training, all_forecasters, forecast
+from mf_llm.evaluation.probe import Probe
 from mf_llm.evaluation.protocol import choose_windows, plan_event
-from mf_llm.evaluation.regression import CarryRegressed
+from mf_llm.evaluation.text_features import TextFeatures
 from mf_llm.events import Event, Turn
+from mf_llm.models.tiny import save_tiny_backbone
 
 STANCES = ("support", "deny", "query", "comment")
-METHODS = [*default_methods(), CarryRegressed()]
+
+
+@pytest.fixture(scope="module", params=all_forecasters())
+def method(request, tmp_path_factory):
+    """Each forecaster; `probe` with a tiny backbone, and without a cache that could hide what it reads."""
+    if request.param == "probe":
+        folder = save_tiny_backbone(tmp_path_factory.mktemp("backbone"), "qwen2")
+        return Probe(TextFeatures(folder, cache=None))
+    return all_forecasters()[request.param]
 
 
 def made_event(event_id: str, split: str, *, waves: bool) -> Event:
@@ -22,7 +32,7 @@ def made_event(event_id: str, split: str, *, waves: bool) -> Event:
     turns = [
         Turn(
             state={"age": rng.randint(18, 80), "party": rng.choice(["Democrat", "Republican"])},
-            action=f"text {i}",
+            action=f"text {rng.choice(STANCES)} {i}",
             labels={"stance": rng.choices(STANCES, weights=(4, 3, 2, 1))[0]},
             time=float(i),
             wave=f"w{i // 20}" if waves else None,
@@ -50,11 +60,12 @@ def scrambled(event: Event, start: int) -> Event:
             person=f"p{rng.randrange(1000)}",
             extra={"perceived_share_vaccinated": rng.random()},
         )
-    return replace(event, turns=tuple(turns), veracity=rng.choice(["true", "false"]), story="another")
+    return replace(
+        event, turns=tuple(turns), veracity=rng.choice(["true", "false"]), story="another", extra={"n": rng.random()}
+    )
 
 
 @pytest.mark.parametrize("waves", [False, True], ids=["windows", "waves"])
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_forecasts_do_not_look_behind_the_warm_up(method, waves):
     learned = [made_event(f"{split}-{i}", split, waves=waves) for split in ("train", "validation") for i in range(6)]
     event = made_event("judged", "test", waves=waves)

@@ -2,33 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from mf_llm.benchmark.bars import find_bars
+from mf_llm.benchmark.benchmark import Benchmark
+from mf_llm.benchmark.job import Job
+from mf_llm.benchmark.method_list import load_method_list
 from mf_llm.commands.evaluate_run import terminal_width
 from mf_llm.errors import InputError
-from mf_llm.evaluation import compare
-from mf_llm.evaluation.forecasters import default_methods
-from mf_llm.events import load_event_sets
+from mf_llm.evaluation.comparison import Comparison
+from mf_llm.evaluation.intervals import N_BOOTSTRAP
+from mf_llm.events import Event, load_event_sets
+from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 
 
-def run_compare(events: str, *, methods: Sequence[str], output: Path, seed: int) -> None:
-    """Judges methods on the test events; writes ``results.csv`` and ``summary.json`` and prints the table.
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest:
+    """What the command line asked for.
 
-    Args:
+    Attributes:
         events: where the events are.
-        methods: names of methods.
-        output: folder for the results.
-        seed: seed of the bootstrap.
+        methods: names and groups of methods.
+        output: folder of the results.
+        method_list: a YAML file of methods; that of the package by default.
+        data_sets: only these; all by default.
+        checkpoints: folder of the checkpoints.
+        rollouts: folder of the rollouts; ``OUTPUT/rollouts`` by default.
+        model: backbone of methods without a checkpoint.
+        dtype: of the weights.
+        limit: at most so many test events of each data set.
+        events_together: events that are simulated side by side.
+        simulate: make the rollouts that are missing; without it what is there is judged.
+        dry_run: say what is there and what is missing, and stop.
+        seed, n_bootstrap: of the bootstrap.
     """
-    known = {method.name: method for method in default_methods()}
-    unknown = [name for name in methods if name not in known]
-    if unknown or not methods or len(set(methods)) != len(methods):
-        raise InputError(
-            f"`--methods` must be different names out of {', '.join(known)}, got {', '.join(methods) or 'none'}; "
-            "nothing was compared."
-        )
-    comparison = compare(load_event_sets(events), [known[name] for name in methods], seed=seed)
-    comparison.save(output)
+
+    events: str
+    methods: tuple[str, ...]
+    output: Path
+    method_list: Path | None = None
+    data_sets: tuple[str, ...] = ()
+    checkpoints: str = "."
+    rollouts: Path | None = None
+    model: str = DEFAULT_BACKBONE
+    dtype: str = "auto"
+    limit: int | None = None
+    events_together: int = 32
+    simulate: bool = True
+    dry_run: bool = False
+    seed: int = 0
+    n_bootstrap: int = N_BOOTSTRAP
+
+
+def run_compare(request: CompareRequest) -> None:
+    """Simulates what is missing, judges all methods on the test events, writes the results and prints the table.
+
+    Raises:
+        InputError: something that was asked for is not usable.
+    """
+    methods = load_method_list(request.method_list)
+    if not request.methods:
+        raise InputError(f"`--methods` must be some of {', '.join(methods.methods)}, got none; nothing was compared.")
+    benchmark = Benchmark(
+        event_sets=_event_sets(request),
+        methods=methods.select(request.methods),
+        method_list=methods,
+        rollouts=request.rollouts or request.output / "rollouts",
+        checkpoints=request.checkpoints,
+        base=request.model,
+        limit=request.limit,
+    )
+    jobs = benchmark.jobs()
+    if request.dry_run:
+        print("\n".join(_state(job) for job in jobs) or "No method needs a simulation.")
+        return
+    problems = _make_rollouts(jobs, request) if jobs and request.simulate else []
+    if not _is_main_process(jobs):
+        return
+    comparison = benchmark.compare(seed=request.seed, n_bootstrap=request.n_bootstrap)
+    comparison.summary |= {"command": _command(request), "bars": find_bars(comparison.methods)}
+    comparison.save(request.output)
     print(comparison.table(terminal_width()))
-    print(f"Results: {output / 'results.csv'} and {output / 'summary.json'}")
+    _print_missing(comparison, problems)
+    print(f"Results: {request.output / 'results.csv'} and {request.output / 'summary.json'}")
+
+
+def _event_sets(request: CompareRequest) -> dict[str, list[Event]]:
+    sets = load_event_sets(request.events)
+    for name in request.data_sets:
+        if name not in sets:
+            raise InputError(
+                f"`--data-sets` must be different names out of {', '.join(sets)}, got {name!r}; nothing was compared."
+            )
+    return {name: events for name, events in sets.items() if not request.data_sets or name in request.data_sets}
+
+
+def _make_rollouts(jobs: list[Job], request: CompareRequest) -> list[str]:
+    from mf_llm.benchmark.run_jobs import run_jobs
+
+    return run_jobs(jobs, dtype=request.dtype, events_together=request.events_together)
+
+
+def _is_main_process(jobs: list[Job]) -> bool:
+    """Only one of several processes judges; without simulations there is one, and accelerate is not loaded for it."""
+    if not jobs:
+        return True
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
+
+
+def _state(job: Job) -> str:
+    try:
+        left = len(job.unfinished_events())
+    except InputError as error:
+        return f"{job.name}: cannot be made: {error}"
+    done = len(job.events) - left
+    return f"{job.name}: {'done' if not left else f'{done} of {len(job.events)} events'} ({job.folder})"
+
+
+def _print_missing(comparison: Comparison, problems: list[str]) -> None:
+    for problem in problems:
+        print(f"not made: {problem}", file=sys.stderr)
+    known = {problem.split(":")[0].split(",")[0] for problem in problems}
+    for entry in comparison.summary["missing"]:
+        if entry["method"] not in known:
+            print(f"missing: {entry['method']}, {entry['data_set']}: {entry['missing']}", file=sys.stderr)
+
+
+def _command(request: CompareRequest) -> str:
+    """The command as anybody could repeat it: folders by their roles, not by where they lie here."""
+    source = Path(request.events)
+    words: list[Any] = ["mf-llm", "compare", "DATA" if source.exists() else request.events]
+    words += ["--methods", ",".join(request.methods)]
+    if request.data_sets:
+        words += ["--data-sets", ",".join(request.data_sets)]
+    if request.model != DEFAULT_BACKBONE:
+        words += ["--model", Path(request.model).name if Path(request.model).exists() else request.model]
+    if request.limit is not None:
+        words += ["--limit", request.limit]
+    return shlex.join([*map(str, words), "--seed", str(request.seed), "--bootstrap", str(request.n_bootstrap)])

@@ -20,7 +20,7 @@ from mf_llm.evaluation.provenance import data_hash, versions
 from mf_llm.evaluation.readouts import Answers, end_of_warm_up, read_answers
 from mf_llm.evaluation.report import EvaluationReport
 from mf_llm.evaluation.scoring import Gains, Replicated, intervals_of, respondent_draws, survey_score
-from mf_llm.evaluation.subgroups import SUBGROUPS, subgroup_plans
+from mf_llm.evaluation.subgroups import MIN_SIMULATED, SUBGROUPS, subgroup_plans
 from mf_llm.events.event import Event
 
 if TYPE_CHECKING:
@@ -106,10 +106,6 @@ class _Options:
     subgroups: tuple[str, ...]
     seed: int
     n_bootstrap: int
-
-
-# A subgroup row needs this many simulated people: with fewer, resamples without any of them would occur.
-MIN_SIMULATED = 20
 
 
 @dataclass(frozen=True, eq=False)

@@ -189,6 +189,21 @@ def default_methods() -> tuple[Method, ...]:
     return (Uniform(), Prior(), Carry(), Last())
 
 
+def all_forecasters() -> dict[str, Method]:
+    """Name -> method: the rows of every table, then those that have to be asked for.
+
+    Only `probe` needs a language model, which is loaded when it first reads a text.
+    """
+    # They build on what is here.
+    from mf_llm.evaluation.carry_sampled import CarrySampled
+    from mf_llm.evaluation.probe import Probe
+    from mf_llm.evaluation.regression import CarryRegressed
+    from mf_llm.evaluation.trajectory_forecaster import Trajectory
+
+    methods = (*default_methods(), CarryRegressed(), Trajectory(), Probe(), CarrySampled())
+    return {method.name: method for method in methods}
+
+
 def method_name(method: Method) -> str:
     """The name of a method's row."""
     return str(getattr(method, "name", None) or getattr(method, "__name__", type(method).__name__))

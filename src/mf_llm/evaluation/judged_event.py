@@ -63,8 +63,13 @@ class JudgedEvent:
 
 
 def judge_forecast(plan: WindowPlan, method: Method, training: Training) -> JudgedEvent:
-    """A forecaster's answer to one event."""
-    return JudgedEvent(plan, distributions.clamp(forecast(method, plan, training)))
+    """A forecaster's answer to one event.
+
+    A method with the readout "sampled" answers with shares of sampled people, smoothed already: they are not clamped.
+    """
+    q = forecast(method, plan, training)
+    sampled = getattr(method, "readout", None) == "sampled"
+    return JudgedEvent(plan, q if sampled else distributions.clamp(q), sampled=sampled)
 
 
 def judge_rollouts(event: Event, rollouts: Sequence[Rollout], windows: Windows) -> JudgedEvent:

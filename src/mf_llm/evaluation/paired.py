@@ -90,18 +90,18 @@ class Resampling:
 
     def of_events(self, data_set: str, plans: Sequence[WindowPlan]) -> NDArray[np.int64]:
         """Resampled events of a data set, `[B, n]`."""
-        rng = generator(self.seed, "paired events", data_set)
+        rng = generator(self.seed, "events", data_set)
         return event_draws([plan.event for plan in plans], rng, self.n_bootstrap)
 
     def of_respondents(self, data_set: str, plan: WindowPlan) -> list[Floats]:
         """How often each respondent of each judged wave is drawn, `[B, n_t]`."""
-        rng = generator(self.seed, "paired people", data_set, plan.event.event_id)
+        rng = generator(self.seed, "people", data_set, plan.event.event_id)
         return respondent_draws(plan, rng, self.n_bootstrap)
 
     def of_seeds(self, seeds: Sequence[int]) -> Floats:
         """Share of each training seed in the draws, `[B, S]`; rows sum to 1."""
         n = len(seeds)
-        rng = generator(self.seed, "paired training seeds", *map(str, seeds))
+        rng = generator(self.seed, "training seeds", *map(str, seeds))
         return rng.multinomial(n, np.full(n, 1 / n), size=self.n_bootstrap) / n
 
 
@@ -115,14 +115,19 @@ def mean_kl(scores: MethodScores, resampling: Resampling) -> Replicated:
     return Replicated(float(values.mean()), np.take_along_axis(shares @ values, draws, axis=1).mean(axis=1))
 
 
+def mean_of_seeds(scores: Sequence[Replicated], shares: Floats) -> Replicated:
+    """Mean over training seeds, which are resampled with the `shares` `[B, S]` of `Resampling.of_seeds`."""
+    replicates = (shares * np.stack([score.replicates for score in scores], axis=1)).sum(axis=1)
+    return Replicated(float(np.mean([score.value for score in scores])), replicates)
+
+
 def _mean_survey_kl(scores: MethodScores, shares: Floats, resampling: Resampling) -> Replicated:
     groups = []
     for place, plan in enumerate(scores.plans):
         draws = resampling.of_respondents(scores.data_set, plan)
         judged = [events[place] for events in scores.seeds.values()]
         per_seed = [survey_score(plan, one.q, draws, answers=one.answers, sampled=one.sampled) for one in judged]
-        replicates = (shares * np.stack([score.replicates for score in per_seed], axis=1)).sum(axis=1)
-        groups.append(Replicated(float(np.mean([score.value for score in per_seed])), replicates))
+        groups.append(mean_of_seeds(per_seed, shares))
     return Replicated.mean_of(groups)
 
 

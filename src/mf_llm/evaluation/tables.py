@@ -55,32 +55,28 @@ def score(record: Mapping[str, float | None] | float | None, *, bounds: bool = F
     return text
 
 
+# More methods than these do not fit side by side: they become rows.
+_SIDE_BY_SIDE = 6
+
+
 def comparison_table(summary: Mapping[str, Any], width: int) -> str:
     """KL per data set and method with the yardsticks; G and S; surveys; what was skipped."""
     methods, parts = summary["methods"], []
-    if summary["data_sets"]:
+    if len(methods) > _SIDE_BY_SIDE:
+        parts.append(_methods_below_each_other(summary, width))
+    elif summary["data_sets"]:
         columns = ["data set", "dimension (K)", "events", "W/win", *methods, "reference", "best const.", "sampling"]
         rows = [_data_set_row(record, methods) for record in summary["data_sets"]]
         caption = "KL(human || forecast) in nats, mean over events. sampling = KL expected from sampling alone."
         parts.append(render(f"Protocol {summary['protocol']}", columns, rows, width, caption))
+    if summary["overall"]:
         rows = [
             (name, score(record["G"], bounds=True), score(record["S"], bounds=True), str(len(record["data_sets"])))
             for name, record in summary["overall"].items()
         ]
         caption = "G: mean gain over the reference in nats. S: pooled skill. 95 % bootstrap over events."
         parts.append(render("All data sets", ["method", "G", "S", "data sets"], rows, width, caption))
-    for record in summary["surveys"]:
-        rows = [
-            (
-                event["event"] if event["subgroup"] is None else f"  {event['subgroup']}: {event['value']}",
-                str(event["n_people"]),
-                *(score(event["methods"][name]["kl"], bounds=True) for name in methods),
-            )
-            for event in record["events"]
-        ]
-        title = f"{record['data_set']}, {record['dimension']} ({len(record['categories'])}), last wave"
-        caption = f"KL in nats, 95 % weighted bootstrap over respondents. Reference: {record['reference']}."
-        parts.append(render(title, ["event", "people", *methods], rows, width, caption))
+    parts += [_survey_table(record, methods, width) for record in summary["surveys"]]
     notes = [
         f"{record['data_set']}: {note}"
         for record in [*summary["data_sets"], *summary["surveys"]]
@@ -90,13 +86,47 @@ def comparison_table(summary: Mapping[str, Any], width: int) -> str:
     return "\n".join(part.rstrip() + "\n" for part in parts) + ("\n" + "\n".join(notes) + "\n" if notes else "")
 
 
+def _methods_below_each_other(summary: Mapping[str, Any], width: int) -> str:
+    records = [*summary["data_sets"], *summary["surveys"]]
+    columns = ["method", *(record["data_set"] for record in records)]
+    rows = [(name, *(score(record["methods"][name].get("kl")) for record in records)) for name in summary["methods"]]
+    for yardstick in ("best_constant", "sampling_alone") if summary["data_sets"] else ():
+        cells = [record.get("yardsticks", {}).get(yardstick) for record in records]
+        rows.append((_LABELS[yardstick], *map(score, cells)))
+    caption = "KL(human || simulated) in nats, mean over events (surveys: over groups)."
+    return render(f"Protocol {summary['protocol']}", columns, rows, width, caption)
+
+
+def _survey_table(record: Mapping[str, Any], methods: Sequence[str], width: int) -> str:
+    """A survey's groups and subgroups by methods; of many methods the groups alone, one method a row."""
+    names = [
+        (event["event"] if event["subgroup"] is None else f"  {event['subgroup']}: {event['value']}", event)
+        for event in record["events"]
+    ]
+    title = f"{record['data_set']}, {record['dimension']} ({len(record['categories'])}), last wave"
+    caption = f"KL in nats, 95 % weighted bootstrap over respondents. Reference: {record['reference']}."
+    if len(methods) > _SIDE_BY_SIDE:
+        whole = [(name, event) for name, event in names if event["subgroup"] is None]
+        columns = ["method", *(f"{name} ({event['n_people']} people)" for name, event in whole)]
+        rows = [(method, *(_survey_cell(event, method) for _, event in whole)) for method in methods]
+        return render(title, columns, rows, width, caption)
+    rows = [
+        (name, str(event["n_people"]), *(_survey_cell(event, method) for method in methods)) for name, event in names
+    ]
+    return render(title, ["event", "people", *methods], rows, width, caption)
+
+
+def _survey_cell(event: Mapping[str, Any], method: str) -> str:
+    return score(event["methods"].get(method, {}).get("kl"), bounds=True)
+
+
 def _data_set_row(record: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
     return [
         record["data_set"],
         f"{record['dimension']} ({len(record['categories'])})",
         str(record["n_events"]),
         record["windows"],
-        *(score(record["methods"][name]["kl"]) for name in methods),
+        *(score(record["methods"][name].get("kl")) for name in methods),
         record["reference"],
         score(record["yardsticks"]["best_constant"]),
         score(record["yardsticks"]["sampling_alone"]),

@@ -1,4 +1,4 @@
-"""Markdown tables of the fidelity experiment, out of its committed files (for the README and model cards)."""
+"""Markdown tables of a benchmark, out of its result files (for the README, reports and model cards)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from typing import Any
 
 from mf_llm.evaluation.method_table import ALL, COMPLETE, EVENTS
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "fidelity"
 _MEANS = {ALL: "mean", EVENTS: "mean without surveys"}
 
 
-def fidelity_table(results: Path = RESULTS) -> str:
+def methods_table(results: Path) -> str:
     """KL of every method on every data set, and the means with intervals; "-" where runs are missing."""
-    rows = [row for row in _read(results / "kl.csv") if row["training_seed"] == "mean"]
+    rows = [row for row in _read(results / "methods.csv") if row["training_seed"] == "mean"]
     scopes = list(dict.fromkeys(row["dataset"] for row in rows))
     scopes = [*(name for name in scopes if name not in _MEANS), *(name for name in _MEANS if name in scopes)]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     found = {(row["method"], row["dataset"]): row for row in rows}
     n_seeds = {row["method"]: row["n_seeds"] for row in rows if row["n_seeds"]}
-    head = ["method", "seeds", *(_MEANS.get(scope, scope) for scope in scopes)]
+    head = ["method", "seeds", *(_heading(scope) for scope in scopes)]
     body = []
     for method in methods:
         cells = [_score(found.get((method, scope)), "kl", bounds=scope in _MEANS) for scope in scopes]
@@ -30,13 +29,13 @@ def fidelity_table(results: Path = RESULTS) -> str:
     return markdown(head, body)
 
 
-def differences_table(results: Path = RESULTS) -> str:
+def pairs_table(results: Path) -> str:
     """Paired differences of KL (below 0: the first method is nearer to people), with intervals."""
-    rows = _read(results / "paired.csv")
+    rows = _read(results / "pairs.csv")
     scopes = list(dict.fromkeys(row["dataset"] for row in rows))
     pairs = list(dict.fromkeys((row["a"], row["b"]) for row in rows))
     found = {(row["a"], row["b"], row["dataset"]): row for row in rows}
-    head = ["difference of KL", *(_MEANS.get(scope, scope) for scope in scopes)]
+    head = ["difference of KL", *(_heading(scope) for scope in scopes)]
     body = [
         [f"`{a}` - `{b}`", *(_score(found.get((a, b, scope)), "difference", bounds=True) for scope in scopes)]
         for a, b in pairs
@@ -44,10 +43,10 @@ def differences_table(results: Path = RESULTS) -> str:
     return markdown(head, body)
 
 
-def bars_table(results: Path = RESULTS, *, all_bars: bool = True) -> str:
+def bars_table(results: Path, *, all_bars: bool = True) -> str:
     """The bars: what was wanted, what was found, whether it holds."""
     summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
-    bars = [bar for kind in ("plain", "anchored") for bar in summary["bars"][kind] if all_bars or bar["stated"]]
+    bars = [bar for kind in summary["bars"].values() for bar in kind if all_bars or bar["stated"]]
     body = [
         [bar["name"] + ("" if bar["stated"] else " (stricter than asked)"), bar["wanted"], _value(bar), _outcome(bar)]
         for bar in bars
@@ -59,6 +58,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; the first column is left-aligned, the others right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _heading(scope: str) -> str:
+    """A data set without its dimension, which a README has no room for."""
+    return _MEANS.get(scope, scope.rpartition("/")[0] or scope)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

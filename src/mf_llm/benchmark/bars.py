@@ -1,4 +1,4 @@
-"""The bars of the fidelity experiment: what must hold, what was found, by how much a bar is missed."""
+"""The bars of the benchmark: what must hold, what was found, by how much a bar is missed."""
 
 from __future__ import annotations
 
@@ -40,6 +40,16 @@ class Bar:
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
+
+
+def find_bars(table: MethodTable) -> dict[str, list[dict[str, Any]]]:
+    """The bars whose tuned method was compared, as JSON objects."""
+    kinds = {"plain": ("mf-tuned", plain_bars), "anchored": ("mf-tuned+anchored", anchored_bars)}
+    return {
+        kind: [bar.to_dict() for bar in bars(table)]
+        for kind, (method, bars) in kinds.items()
+        if method in table.methods
+    }
 
 
 def plain_bars(table: MethodTable, tuned: str = "mf-tuned", sft: str = "sft") -> list[Bar]:

@@ -1,11 +1,11 @@
-"""Trains the checkpoints of the fidelity experiment, each for several seeds.
+"""Trains the checkpoints of the benchmark, each for several seeds.
 
-    python scripts/train_fidelity.py DATA [--only mf-tuned --seeds 0 1 2]    trains what is not there yet
-    python scripts/train_fidelity.py DATA --list                             says what is there
+    python scripts/train_benchmark.py DATA [--only mf-tuned --seeds 0 1 2]    trains what is not there yet
+    python scripts/train_benchmark.py DATA --list                             says what is there
 
-DATA is the folder with the research data sets. The runs stand in ``scripts/fidelity_training.yaml``; each is trained
-into ``RUNS/RUN-seedN`` and goes on where it was interrupted. Test events, the survey's last wave among them, are not
-looked at. ``OMP_NUM_THREADS`` bounds the threads, so that several processes can share a machine.
+DATA is the folder with the research data sets. The runs stand in ``src/mf_llm/data/benchmark_training.yaml``; each is
+trained into ``RUNS/RUN-seedN`` and goes on where it was interrupted. Test events, the survey's last wave among them,
+are not looked at. ``OMP_NUM_THREADS`` bounds the threads, so that several processes can share a machine.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from fidelity_jobs import checkpoint_files, load_data_set, read_record
 
 from mf_llm.atomic_files import write_json
+from mf_llm.benchmark.job import checkpoint_hashes
 from mf_llm.errors import InputError
 from mf_llm.evaluation.provenance import data_hash, versions
-from mf_llm.events import Event
+from mf_llm.events import Event, load_event_sets
 from mf_llm.models.checkpoints import ADAPTER_WEIGHTS_FILE
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.journal import check_same_run
@@ -34,7 +34,7 @@ from mf_llm.training.last_checkpoint import last_checkpoint
 from mf_llm.training.signal_file import SIGNALS_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = ROOT / "scripts" / "fidelity_training.yaml"
+TABLE = ROOT / "src/mf_llm/data/benchmark_training.yaml"
 OURS = ("start", "sft", "budget", "data_sets", "max_transitions")
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if _done(_folder(args, name, seed)):
                 print(f"{head}: done", flush=True)
                 continue
-            event_sets = event_sets or {one: load_data_set(args.data, one) for one in table["data_sets"]}
+            event_sets = event_sets or _load(args.data, table["data_sets"])
             start = time.perf_counter()
             _train(table, name, seed, event_sets, args, head)
             print(f"{head}: finished in {time.perf_counter() - start:.0f} s", flush=True)
@@ -94,11 +94,11 @@ def _train(
         "data_sets": _data_settings(table, run),
         "transitions": len(transitions),
         "transitions_version": TRANSITIONS_VERSION,
-        "start": (checkpoint_files(start) or {}).get(ADAPTER_WEIGHTS_FILE),
+        "start": (checkpoint_hashes(start) or {}).get(ADAPTER_WEIGHTS_FILE),
         "budget_tokens": budget,
         "model": args.model if not Path(args.model).is_dir() else Path(args.model).name,
     }
-    found = read_record(folder)
+    found = _read(folder / "run.json")
     if found is not None:
         check_same_run(record, found, folder)
     else:
@@ -229,8 +229,19 @@ def _folder(args: argparse.Namespace, name: str, seed: int) -> Path:
 
 
 def _done(folder: Path) -> dict[str, Any] | None:
-    path = folder / "trained.json"
+    return _read(folder / "trained.json")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _load(data: Path, names: Iterable[str]) -> dict[str, list[Event]]:
+    sets = load_event_sets(str(data))
+    missing = [name for name in names if name not in sets]
+    if missing:
+        raise InputError(f"`DATA` must hold the data sets of the table, got none named {missing[0]!r} in {data}.")
+    return {name: sets[name] for name in names}
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

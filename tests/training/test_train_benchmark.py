@@ -1,4 +1,4 @@
-"""The checkpoints of the fidelity experiment: trained from a table, one from another, and never twice."""
+"""The checkpoints of the benchmark: trained from a table, one from another, and never twice."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from mf_llm.models.tiny import save_tiny_backbone
 pytest.importorskip("peft")
 pytest.importorskip("trl")
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import train_fidelity
+import train_benchmark
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -66,7 +66,7 @@ def compressed(events):
 
 def train(folder, *arguments):
     options = ["--table", folder / "table.yaml", "--runs", folder / "runs", "--model", folder / "tiny", "--seeds", 1]
-    return train_fidelity.main([str(text) for text in (folder, *options, "--dtype", "float32", *arguments)])
+    return train_benchmark.main([str(text) for text in (folder, *options, "--dtype", "float32", *arguments)])
 
 
 def record(folder, name):

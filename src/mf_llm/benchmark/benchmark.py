@@ -1,0 +1,136 @@
+"""`Benchmark`: methods, data sets, and the rollouts that the methods need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mf_llm.benchmark.job import Job
+from mf_llm.benchmark.method_entry import MethodEntry
+from mf_llm.benchmark.method_list import MethodList
+from mf_llm.benchmark.rollout_method import RolloutMethod
+from mf_llm.evaluation.comparison import Comparison, compare
+from mf_llm.evaluation.forecasters import Method, all_forecasters
+from mf_llm.evaluation.intervals import N_BOOTSTRAP
+from mf_llm.evaluation.judging_task import JudgingTask, judging_tasks
+from mf_llm.evaluation.protocol_config import protocol_config
+from mf_llm.events import Event
+from mf_llm.models.default_backbone import DEFAULT_BACKBONE
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """What is compared on which events.
+
+    Attributes:
+        event_sets: data set -> its events, of all splits.
+        methods: the methods.
+        method_list: where they come from: options and pairs.
+        rollouts: folder of the rollouts.
+        checkpoints: folder of the checkpoints.
+        base: the backbone of methods without a checkpoint.
+        limit: at most so many test events of each data set.
+    """
+
+    event_sets: Mapping[str, Sequence[Event]]
+    methods: Sequence[MethodEntry]
+    method_list: MethodList
+    rollouts: Path
+    checkpoints: str = "."
+    base: str = DEFAULT_BACKBONE
+    limit: int | None = None
+
+    @cached_property
+    def tasks(self) -> dict[str, JudgingTask]:
+        """Data set -> its test events on its first dimension; data sets that cannot be judged are left out."""
+        tasks = {}
+        for name, events in self.event_sets.items():
+            for _, task in judging_tasks(name, list(events), (SPLIT,), limit=self.limit)[:1]:
+                if isinstance(task, JudgingTask):
+                    tasks[name] = task
+        return tasks
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of the list whose methods are both compared."""
+        names = {method.name for method in self.methods}
+        return tuple(pair for pair in self.method_list.pairs if set(pair) <= names)
+
+    def jobs(self) -> list[Job]:
+        """All rollouts that are needed, in the order of the list: those of one checkpoint follow each other."""
+        return [job for method in self.methods for seed in method.seeds for job in self.jobs_of(method, seed)]
+
+    def jobs_of(self, method: MethodEntry, seed: int) -> list[Job]:
+        """The jobs of one method and training seed, one per data set; none for a forecaster."""
+        if method.forecaster is not None:
+            return []
+        names = [name for name in self.tasks if method.data_sets is None or name in method.data_sets]
+        return [self._job(method, seed, self.tasks[name]) for name in names]
+
+    @cached_property
+    def judged_methods(self) -> list[Method | RolloutMethod]:
+        """The methods as `compare` takes them."""
+        forecasters = all_forecasters()
+        return [
+            RolloutMethod(method, self)
+            if method.forecaster is None
+            else replace(forecasters[method.forecaster], name=method.name)
+            for method in self.methods
+        ]
+
+    def compare(self, *, seed: int = 0, n_bootstrap: int = N_BOOTSTRAP) -> Comparison:
+        """Judges what is there; what is missing is named. The summary says how each method was made.
+
+        Args:
+            seed: of the bootstrap.
+            n_bootstrap: bootstrap samples.
+        """
+        comparison = compare(
+            self.event_sets,
+            self.judged_methods,
+            seed=seed,
+            splits=(SPLIT,),
+            n_bootstrap=n_bootstrap,
+            limit=self.limit,
+            pairs=self.pairs,
+        )
+        comparison.summary |= {
+            "method_list": self.method_list.sha256,
+            "data_set_options": {name: dict(options) for name, options in self.method_list.data_sets.items()},
+            "made": {method.name: self._made(method) for method in self.judged_methods},
+        }
+        return comparison
+
+    def _made(self, method: Method | RolloutMethod) -> dict[str, Any]:
+        if not isinstance(method, RolloutMethod):
+            return {"kind": "forecaster"}
+        entry = method.entry
+        return {
+            "kind": entry.kind,
+            "base": (Path(self.base).name if Path(self.base).is_dir() else self.base)
+            if entry.checkpoint is None
+            else None,
+            "training_seeds": list(entry.seeds) if entry.checkpoint else None,
+            "rollouts_per_seed": entry.n_rollouts,
+            "options": {**self.method_list.options, **entry.options},
+            "roles": list(entry.roles),
+            "checkpoints": method.checkpoints,
+            "made_with": method.made_with,
+        }
+
+    def _job(self, method: MethodEntry, seed: int, task: JudgingTask) -> Job:
+        options = {**self.method_list.options_of(method, task.data_set), "seed": method.simulation_seeds(seed)[0]}
+        return Job(
+            method=method,
+            seed=seed,
+            task=task,
+            base=self.base,
+            checkpoint=method.checkpoint_of(seed, self.checkpoints),
+            config=protocol_config(self.event_sets[task.data_set], options),
+            rollouts=self.rollouts,
+        )

@@ -1,0 +1,147 @@
+"""`MethodEntry`: one method of the benchmark, as its table says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mf_llm.errors import InputError
+from mf_llm.evaluation.evaluator import MIN_POOLED_ROLLOUTS
+from mf_llm.models.configuration_mf_llm import ROLES
+
+FORECASTER, UNTUNED, TUNED = "forecasters", "untuned", "tuned"
+SAMPLED = "+sampled"
+_KEYS = ("forecaster", "checkpoint", "seeds", "options", "roles", "data_sets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodEntry:
+    """One method.
+
+    Attributes:
+        name: its name.
+        forecaster: name of a forecaster without a language model; nothing else is then needed.
+        checkpoint: folder or name of a checkpoint, ``{checkpoints}`` in it stands for the folder of all checkpoints
+            and ``{seed}`` for the training seed; None: the backbone as it is.
+        seeds: training seeds, also those of the simulation.
+        options: fields of `SimulationConfig`.
+        roles: whose adapters are kept; those of the other role are set to zero.
+        data_sets: only these; None: all.
+        n_rollouts: rollouts per training seed, pooled (a sampled readout needs several).
+    """
+
+    name: str
+    forecaster: str | None = None
+    checkpoint: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    roles: tuple[str, ...] = ROLES
+    data_sets: tuple[str, ...] | None = None
+    n_rollouts: int = 1
+
+    @property
+    def kind(self) -> str:
+        """ "forecasters", "untuned" or "tuned"."""
+        if self.forecaster is not None:
+            return FORECASTER
+        return UNTUNED if self.checkpoint is None else TUNED
+
+    def checkpoint_of(self, seed: int, folder: str = ".") -> str | None:
+        """The checkpoint of one training seed.
+
+        Args:
+            seed: the training seed.
+            folder: of all checkpoints.
+        """
+        if self.checkpoint is None:
+            return None
+        return self.checkpoint.replace("{checkpoints}", folder).replace("{seed}", str(seed))
+
+    def simulation_seeds(self, seed: int) -> tuple[int, ...]:
+        """The seeds of the rollouts of one training seed: no two training seeds share one."""
+        return tuple(seed + 1000 * number for number in range(self.n_rollouts))
+
+    def sampled(self) -> MethodEntry:
+        """The same method, an action drawn per person instead of all probabilities read.
+
+        Raises:
+            InputError: it is a forecaster.
+        """
+        if self.forecaster is not None:
+            raise InputError(
+                f"`methods` must not ask for {self.name + SAMPLED!r}: {self.name!r} is a forecaster, which has shares "
+                "and no people; the sampled forecaster is carry-sampled."
+            )
+        options = {**self.options, "readout": "sampled"}
+        return replace(self, name=self.name + SAMPLED, options=options, n_rollouts=MIN_POOLED_ROLLOUTS)
+
+
+def read_method(name: str, entry: Mapping[str, Any], forecasters: Sequence[str]) -> MethodEntry:
+    """Reads one entry of the table.
+
+    Args:
+        name: of the method.
+        entry: its fields.
+        forecasters: names of the forecasters there are.
+
+    Raises:
+        InputError: a field is unknown, or does not fit the others.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", name):
+        raise InputError(f"`methods` must have names of letters, digits and . + _ -, got {name!r}; they name folders.")
+    check_keys(entry, _KEYS, f"method {name!r}")
+    forecaster, roles = entry.get("forecaster"), tuple(entry.get("roles", ROLES))
+    if forecaster is not None:
+        check_known(forecaster, forecasters, f"method {name!r}, forecaster")
+        if set(entry) - {"forecaster", "data_sets"}:
+            raise InputError(
+                f"method {name!r} must be a forecaster or a simulation, got keys of both; split it in two."
+            )
+    for role in roles:
+        check_known(role, ROLES, f"method {name!r}, roles")
+    seeds = tuple(entry.get("seeds", (0,)))
+    checkpoint = entry.get("checkpoint")
+    whole = all(isinstance(seed, int) and 0 <= seed < 1000 for seed in seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or not whole:
+        raise InputError(
+            f"`seeds` of method {name!r} must be different whole numbers below 1000, got {list(seeds)}; rollouts "
+            "would share their randomness; correct them."
+        )
+    if checkpoint is not None and len(seeds) > 1 and "{seed}" not in checkpoint:
+        raise InputError(
+            f"`checkpoint` of method {name!r} must hold {{seed}} where there are several training seeds, got "
+            f"{checkpoint!r}; one model would pass for {len(seeds)}."
+        )
+    names = entry.get("data_sets")
+    return MethodEntry(
+        name=name,
+        forecaster=forecaster,
+        checkpoint=checkpoint,
+        seeds=seeds,
+        options=entry.get("options") or {},
+        roles=roles,
+        data_sets=None if names is None else tuple(names),
+    )
+
+
+def check_keys(record: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Refuses unknown keys.
+
+    Raises:
+        InputError: naming them.
+    """
+    unknown = sorted(set(record) - set(known))
+    if unknown:
+        raise InputError(f"{where} must have no keys but {', '.join(known)}, got {', '.join(unknown)}; correct them.")
+
+
+def check_known(name: str, known: Any, where: str) -> None:
+    """Refuses an unknown name.
+
+    Raises:
+        InputError: naming it, and those that are known.
+    """
+    if name not in known:
+        raise InputError(f"`{where}` must be one of {', '.join(known)}, got {name!r}; correct the name.")

@@ -1,0 +1,362 @@
+"""The benchmark end to end: a list of methods, tiny models, rollouts made once, scores, bars, Markdown."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mf_llm import MFLLMForSimulation, MFLLMProcessor
+from mf_llm.benchmark.bars import ANCHORS, BASELINES, anchored_bars, plain_bars
+from mf_llm.benchmark.benchmark import Benchmark
+from mf_llm.benchmark.job import checkpoint_hashes
+from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_table
+from mf_llm.benchmark.method_list import load_method_list
+from mf_llm.commands.compare_methods import CompareRequest, run_compare
+from mf_llm.errors import InputError
+from mf_llm.evaluation.method_table import ALL, COMPLETE, MethodTable
+from mf_llm.events import load_event_sets
+from mf_llm.models.tiny import save_tiny_backbone
+
+peft = pytest.importorskip("peft")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*tie_word_embeddings=True.*:UserWarning"),
+]
+
+STANCES = ["support", "deny", "query"]
+TABLE = """
+options: {readout: exact, action: choice, agents_per_step: 8, signal_max_tokens: 4}
+data_sets:
+  threads: {}
+  poll: {max_people_per_step: 6}
+methods:
+  uniform: {forecaster: uniform}
+  carry: {forecaster: carry}
+  carry-regressed: {forecaster: carry-regressed}
+  anchored-zero: {forecaster: carry}
+  base: {options: {signal: none}}
+  base+anchored: {options: {signal: none, anchored: true}}
+  mine: {checkpoint: "{checkpoints}/tuned{seed}", seeds: [0, 1], options: {signal: statistics}}
+  mf-tuned+anchored:
+    {checkpoint: "{checkpoints}/tuned{seed}", seeds: [0, 1], options: {signal: statistics, anchored: true}}
+  signal-only: {checkpoint: "{checkpoints}/tuned{seed}", roles: [mean_field], options: {signal: none}}
+pairs:
+  - [mine, base]
+  - [mf-tuned+anchored, anchored-zero]
+"""
+
+
+def write_data(folder: Path) -> Path:
+    """Two data sets: threads of 20 turns, and a survey of two waves."""
+    folder.mkdir()
+    lines = []
+    for split, count in (("train", 3), ("test", 4)):
+        for number in range(count):
+            labels = [STANCES[(i * (number + 1) + i // 5) % 3] for i in range(20)]
+            turns = [{"action": f"word {i}", "labels": {"stance": label}} for i, label in enumerate(labels)]
+            event = {"event_id": f"{split}-{number}", "topic": f"Bridge {number}", "split": split, "turns": turns}
+            lines.append(event | {"dimensions": {"stance": STANCES}})
+    (folder / "threads.jsonl").write_text("".join(json.dumps(event) + "\n" for event in lines), encoding="utf-8")
+    turns = [
+        {"state": {"age": str(20 + i)}, "labels": {"stance": STANCES[(i + i // 4) % 3]}, "wave": f"w{1 + i // 10}"}
+        for i in range(20)
+    ]
+    event = {"event_id": "poll", "topic": "Bridge", "split": "test", "turns": turns, "dimensions": {"stance": STANCES}}
+    (folder / "poll.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
+    return folder
+
+
+def save_tuned(base: Path, folder: Path, seed: int) -> None:
+    """A checkpoint with random LoRA on both roles, as training would leave it."""
+    import torch
+
+    model = MFLLMForSimulation.from_backbones(base, dtype="float32")
+    config = peft.LoraConfig(r=2, target_modules=r"(policy|mean_field)\..*\.(q_proj|v_proj|down_proj)")
+    wrapped = peft.get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in sorted(wrapped.named_parameters()):
+            if "lora_" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.3)
+    wrapped.get_base_model().save_pretrained(folder)
+    MFLLMProcessor.from_backbones(base).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Data, backbone, checkpoints and the list of methods; the tests share the rollouts in it."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    write_data(folder / "data")
+    base = save_tiny_backbone(folder / "base", "qwen2")
+    for seed in (0, 1):
+        save_tuned(base, folder / f"tuned{seed}", seed)
+    (folder / "methods.yaml").write_text(TABLE, encoding="utf-8")
+    run(folder)
+    return folder
+
+
+def run(place: Path, methods: str = "all", *, output: Path | None = None, **changes) -> None:
+    """``mf-llm compare``."""
+    known = {"method_list": place / "methods.yaml", "checkpoints": str(place), "rollouts": place / "rollouts"}
+    known |= {"model": str(place / "base"), "dtype": "float32", "n_bootstrap": 100, "seed": 0}
+    run_compare(
+        CompareRequest(
+            events=str(place / "data"),
+            methods=tuple(methods.split(",")),
+            output=output or place / "results",
+            **known | changes,
+        )
+    )
+
+
+def benchmark(place: Path, methods: str = "all", **changes) -> Benchmark:
+    entries = load_method_list(place / "methods.yaml")
+    known = {"rollouts": place / "rollouts", "checkpoints": str(place), "base": str(place / "base")}
+    sets = load_event_sets(str(place / "data"))
+    return Benchmark(sets, entries.select(methods.split(",")), entries, **known | changes)
+
+
+def table_of(place: Path, **changes):
+    """A table of its own, whose cells may be changed."""
+    found = benchmark(place, **changes).compare(n_bootstrap=100).methods
+    return MethodTable(found.cells, found.training, found.resampling)
+
+
+def rows(path: Path, **wanted: str) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if all(row[key] == value for key, value in wanted.items())]
+
+
+def test_rollouts_are_made_once_and_what_is_missing_is_named(place, tmp_path, capsys):
+    rollouts = {"rollouts": tmp_path / "rollouts"}
+    run(place, "mine,base,carry", data_sets=("threads",), limit=2, output=tmp_path / "part", **rollouts)
+    assert capsys.readouterr().out.count("2 of 2 events to simulate") == 3
+    # The same events among all of them: the others are missing, and no mean goes round them.
+    run(place, "mine,base,carry", simulate=False, output=tmp_path / "half", **rollouts)
+    told = capsys.readouterr().err
+    assert "missing: mine, threads/stance: seed 0: 2 of 4 events are not simulated; seed 1: 2 of 4" in told
+    assert "missing: base, poll/stance: seed 0: not simulated" in told
+    [row] = rows(tmp_path / "half/pairs.csv", a="mine", dataset=ALL)
+    assert row["difference"] == "" and "threads/stance: seed 0: 2 of 4 events" in row["status"]
+    assert rows(tmp_path / "half/methods.csv", method="carry", dataset=ALL)[0]["status"] == COMPLETE
+    summary = json.loads((tmp_path / "half/summary.json").read_text(encoding="utf-8"))
+    assert set(summary["overall"]) == {"carry"}
+
+    # Then all of it: finished events stay as they are.
+    [rollout] = (tmp_path / "rollouts/mine/seed1").glob("threads-*/rollouts/test-0-seed1/actions.parquet")
+    before = rollout.stat().st_mtime_ns
+    run(place, "mine,base,carry", output=tmp_path / "whole", **rollouts)
+    assert "mine, seed 1, threads: 2 of 4 events to simulate" in capsys.readouterr().out
+    assert rollout.stat().st_mtime_ns == before
+    run(place, "mine,base,carry", output=tmp_path / "again", **rollouts)
+    assert "to simulate" not in capsys.readouterr().out
+    for name in ("results.csv", "methods.csv", "pairs.csv", "summary.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    run(place, "mine,base,carry", output=tmp_path / "dry", dry_run=True, **rollouts)
+    assert capsys.readouterr().out.count(": done (") == 6 and not (tmp_path / "dry").exists()
+
+
+def test_the_results_are_those_of_the_models(place):
+    results = place / "results"
+    found = rows(results / "methods.csv", training_seed="mean")
+    kl = {(row["method"], row["dataset"]): float(row["kl"]) for row in found}
+    # Anchored without adapters is the carry-forward share, simulated or not.
+    for scope in ("threads/stance", "poll/stance", ALL):
+        assert kl["base+anchored", scope] == pytest.approx(kl["carry", scope], abs=1e-5)
+        assert kl["anchored-zero", scope] == kl["carry", scope]
+    # Only the policy answers without a signal: with its adapters at zero it is the base.
+    assert kl["signal-only", "threads/stance"] == pytest.approx(kl["base", "threads/stance"], abs=1e-6)
+    assert kl["mine", "threads/stance"] != pytest.approx(kl["base", "threads/stance"], abs=1e-4)
+    seeds = rows(results / "methods.csv", method="mine", dataset="threads/stance")
+    assert [row["training_seed"] for row in seeds] == ["0", "1", "mean"]
+    assert float(seeds[2]["kl"]) == pytest.approx((float(seeds[0]["kl"]) + float(seeds[1]["kl"])) / 2, rel=1e-4)
+    # The rows of the events are means over training seeds, and their mean is that of the data set.
+    events = rows(results / "results.csv", method="mine", dataset="threads")
+    assert {row["readout"] for row in events} == {"exact"} and len(events) == 4
+    assert sum(float(row["kl"]) for row in events) / 4 == pytest.approx(kl["mine", "threads/stance"], rel=1e-4)
+    summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    assert summary["missing"] == [] and summary["protocol"] == 1
+    record = summary["data_sets"][0]["methods"]["mine"]
+    assert record["kl"]["value"] == pytest.approx(kl["mine", "threads/stance"], rel=1e-4)
+    assert record["gain"]["low"] < record["gain"]["value"] < record["gain"]["high"]
+    survey = summary["surveys"][0]["methods"]["mine"]
+    assert survey["kl"]["value"] == pytest.approx(kl["mine", "poll/stance"], rel=1e-4)
+    assert set(summary["overall"]) == set(summary["methods"])
+    files = summary["made"]["mine"]["checkpoints"]["1"]
+    assert files == checkpoint_hashes(str(place / "tuned1")) and "adapter_model.safetensors" in files
+    assert str(place) not in (results / "summary.json").read_text(encoding="utf-8")
+    assert "--methods all" in summary["command"]
+    assert methods_table(results).count("\n") == 11
+    assert pairs_table(results).splitlines()[2].startswith("| `mine` - `base` | ")
+    assert "| open |" in bars_table(results)
+
+
+def test_a_sampled_method_pools_rollouts(place, tmp_path):
+    sampled = {"data_sets": ("threads",), "limit": 1, "rollouts": tmp_path / "rollouts", "output": tmp_path / "out"}
+    run(place, "base,base+sampled,carry", **sampled)
+    [folder] = (tmp_path / "rollouts/base+sampled/seed0").iterdir()
+    assert len(list((folder / "rollouts").iterdir())) == 16
+    [row] = rows(tmp_path / "out/results.csv", method="base+sampled")
+    [exact] = rows(tmp_path / "out/results.csv", method="base")
+    assert (row["readout"], exact["readout"]) == ("sampled", "exact")
+    assert 0.3 < float(row["kl"]) / float(exact["kl"]) < 3
+    with pytest.raises(InputError, match="`methods` must not ask for 'carry\\+sampled'"):
+        run(place, "carry+sampled", **sampled)
+
+
+def test_processes_share_the_events(place, tmp_path, monkeypatch, capsys):
+    """Each takes its part; together they make what one makes."""
+    import accelerate
+
+    class Process:
+        def __init__(self, index):
+            self.process_index, self.num_processes, self.is_main_process = index, 2, index == 0
+
+        def wait_for_everyone(self):
+            pass
+
+    for index in (1, 0):
+        monkeypatch.setattr(accelerate, "PartialState", lambda index=index: Process(index))
+        run(place, "base", data_sets=("threads",), rollouts=tmp_path / "rollouts", output=tmp_path / "out")
+        done = sorted(path.parent.name for path in (tmp_path / "rollouts").rglob("rollout.json"))
+        assert done == [f"test-{number}-seed0" for number in ((1, 3) if index else range(4))]
+    [ours] = rows(tmp_path / "out/results.csv", method="base", event="test-3")
+    [whole] = rows(place / "results/results.csv", method="base", event="test-3")
+    assert ours["kl"] == whole["kl"]
+
+
+def test_bars_say_what_holds_what_is_missed_and_what_is_open(place):
+    table = table_of(place)
+    assert [(bar.holds, bar.stated) for bar in plain_bars(table)] == [(None, True), (None, True), (None, False)]
+    assert "state+calibrated: not asked for" in plain_bars(table)[0].note
+    bars = {bar.name: bar for bar in anchored_bars(table)}
+    over_zero = bars["G(mf-tuned+anchored over anchored-zero), mean of 2 data sets"]
+    gain = table.gain("mf-tuned+anchored", "anchored-zero", ALL).interval()
+    assert over_zero.holds == (gain.low > 0)
+    assert over_zero.missed_by == (None if gain.low > 0 else pytest.approx(-gain.low))
+    assert bars["G(mf-tuned+anchored over sft+anchored), poll/stance"].holds is None
+    # A method is never above itself.
+    for label in table.data_sets:
+        table.cells["sft+anchored", label] = table.cells["mf-tuned+anchored", label]
+    bars = {bar.name: bar for bar in anchored_bars(table)}
+    itself = bars["G(mf-tuned+anchored over sft+anchored), poll/stance"]
+    assert (itself.value.value, itself.holds, itself.missed_by) == (0.0, False, 0.0)
+
+
+def test_the_ratio_bar_takes_the_best_baseline(place):
+    table = table_of(place)
+    for name in BASELINES:
+        for label in table.data_sets:
+            table.cells[name, label] = table.cells["base" if name == "state" else "mine", label]
+            table.cells[f"{name}+calibrated", label] = table.cells[name, label]
+    kl = {name: table.kl(name, ALL).value for name in ("state", "recent")}
+    for tuned in ("carry", "base"):
+        ratio = plain_bars(table, tuned=tuned, sft="base")[0]
+        value = table.kl(tuned, ALL).value / min(kl.values())
+        assert ratio.value.value == pytest.approx(value)
+        assert ratio.holds == (value <= 0.53)
+        assert (ratio.missed_by is None) == ratio.holds
+        assert ratio.note.startswith(f"the best is {min(kl, key=kl.get)}+calibrated")
+        assert ("worse than uniform shares" in ratio.note) == (min(kl.values()) > table.kl("uniform", ALL).value)
+
+
+def test_a_baseline_worse_than_uniform_shares_is_told(place):
+    names = [f"{name}{suffix}" for name in BASELINES for suffix in ("", "+calibrated")]
+    for baseline, yardstick, told in (
+        ("base", "base", False),
+        ("carry", "uniform", True),  # the labels of these events go round: equal shares are near them
+        ("uniform", "carry", False),
+    ):
+        table = table_of(place)
+        for label in table.data_sets:
+            cell, flat = table.cells[baseline, label], table.cells[yardstick, label]
+            table.cells |= {(name, label): cell for name in names} | {("uniform", label): flat}
+        note = plain_bars(table, tuned="base", sft="base")[0].note
+        assert ("worse than uniform shares" in note) == told
+
+
+def test_a_missing_checkpoint_is_named_and_the_others_are_made(place, tmp_path, capsys):
+    (tmp_path / "tuned0").symlink_to(place / "tuned0")
+    changes = {"checkpoints": str(tmp_path), "rollouts": tmp_path / "rollouts", "output": tmp_path / "out"}
+    run(place, "mine,base", limit=1, **changes)
+    captured = capsys.readouterr()
+    assert "base, seed 0, threads: finished in" in captured.out
+    assert captured.err.count("not made: mine, seed 1,") == 2 and "which is not there" in captured.err
+    # What was said once is not said again, and the half that is there is no mean.
+    assert "missing:" not in captured.err
+    [row] = rows(tmp_path / "out/methods.csv", method="mine", dataset=ALL)
+    assert row["kl"] == "" and "seed 1: `checkpoint` must be" in row["status"]
+
+
+def test_other_settings_are_another_folder(place, tmp_path):
+    (tmp_path / "methods.yaml").write_text(TABLE.replace("agents_per_step: 8", "agents_per_step: 4"), encoding="utf-8")
+    first = benchmark(place, "base").jobs()[0]
+    entries = load_method_list(tmp_path / "methods.yaml")
+    known = {"rollouts": place / "rollouts", "checkpoints": str(place), "base": str(place / "base")}
+    other = Benchmark(benchmark(place).event_sets, entries.select(["base"]), entries, **known).jobs()[0]
+    assert first.folder != other.folder and first.folder.parent == other.folder.parent
+    assert not first.unfinished_events() and len(other.unfinished_events()) == len(other.events)
+    # So are other weights.
+    shutil.copytree(place / "tuned0", tmp_path / "tuned0")
+    tuned = benchmark(place, "mine").jobs()[0]
+    assert benchmark(place, "mine", checkpoints=str(tmp_path)).jobs()[0].folder == tuned.folder
+    weights = tmp_path / "tuned0/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert benchmark(place, "mine", checkpoints=str(tmp_path)).jobs()[0].folder != tuned.folder
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("forecaster: carry}", "forecaster: tomorrow}", "must be one of uniform, prior, carry"),
+        ("[mine, base]", "[mine, bass]", "`pairs` must be one of .* got 'bass'"),
+        ("seeds: [0, 1], ", "seeds: [0, 0], ", "must be different whole numbers"),
+        ("seeds: [0, 1], ", "seeds: [0, 1000], ", "must be different whole numbers below 1000"),
+        ("roles: [mean_field]", "roles: [field]", "must be one of policy, mean_field, got 'field'"),
+        ("tuned{seed}", "tuned0", "must hold {seed} where there are several training seeds"),
+        ("base: {", "base: {sed: 1, ", "method 'base' must have no keys but"),
+        ("carry: {forecaster", "carry: {roles: [policy], forecaster", "must be a forecaster or a simulation"),
+        ("agents_per_step", "agents_per_stop", "must be fields of SimulationConfig, got 'agents_per_stop'"),
+        ("methods:", "methods: [", "it cannot be read"),
+        ("base: {", "tuned: {", "must not be named like a group"),
+    ],
+)
+def test_mistakes_in_the_list_are_named(place, tmp_path, old, new, message):
+    assert old in TABLE
+    (tmp_path / "methods.yaml").write_text(TABLE.replace(old, new), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        run(place, method_list=tmp_path / "methods.yaml", rollouts=tmp_path / "rollouts", output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": "base,bass"}, "`--methods` must be different names out of uniform, carry, .* got 'bass'"),
+        ({"methods": "base,base"}, "must be different names, got 'base' twice"),
+        ({"methods": "base", "data_sets": ("rumours",)}, "`--data-sets` must be different names out of poll, threads"),
+    ],
+)
+def test_mistakes_of_the_call_are_named(place, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        run(place, output=tmp_path, **changes)
+
+
+def test_groups_of_methods(place):
+    entries = load_method_list(place / "methods.yaml")
+    assert [entry.name for entry in entries.select(["untuned", "tuned"])] == [
+        "base", "base+anchored", "mine", "mf-tuned+anchored", "signal-only",
+    ]  # fmt: skip
+    assert entries.select(["base", "forecasters"])[0].name == "base"
+    assert len(entries.select(["all", "untuned"])) == len(entries.methods)
+
+
+def test_the_list_that_ships_is_whole():
+    """It names methods and options that exist, and all that the bars ask for."""
+    methods = load_method_list().methods
+    assert {*BASELINES, *(f"{name}+calibrated" for name in BASELINES)} <= set(methods)
+    assert {*ANCHORS, "mf-tuned", "sft", "mf-tuned+anchored", "mf-policy-only", "mf-signal-only"} <= set(methods)
+    assert all(len(entry.seeds) >= 3 for entry in methods.values() if entry.kind == "tuned")
