@@ -199,6 +199,10 @@ def compare(
     events_together: Annotated[
         int, typer.Option(min=1, help="Events that are simulated side by side: faster, and more memory.")
     ] = 32,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train missing checkpoints first (hours; what is finished stays).")
+    ] = False,
+    training_table: Annotated[Path | None, typer.Option(help="How (YAML).  [default: the package's]")] = None,
     simulate: Annotated[bool, typer.Option(help="Make missing rollouts, or judge what is there.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which rollouts are there, and stop.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
@@ -220,6 +224,8 @@ def compare(
             dtype=dtype.value,
             limit=limit,
             events_together=events_together,
+            train=train,
+            training_table=training_table,
             simulate=simulate,
             dry_run=dry_run,
             seed=seed,

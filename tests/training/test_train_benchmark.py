@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from made_transitions import made_event
 
 from mf_llm import MFLLMForSimulation
+from mf_llm.commands.compare_methods import CompareRequest, run_compare
 from mf_llm.models.tiny import save_tiny_backbone
 
 pytest.importorskip("peft")
@@ -125,6 +127,48 @@ def test_runs_of_one_mean_field_share_its_signals(folder, tmp_path):
     assert drawn and (tmp_path / "runs/plain-seed1/signals-0.jsonl").read_bytes() == drawn
 
 
+def test_compare_trains_what_it_needs(folder, tmp_path, capsys):
+    """One command from events to results; a second one makes nothing anew."""
+    methods = {
+        "options": {"action": "choice", "agents_per_step": 8, "signal_max_tokens": 5},
+        "methods": {
+            "carry": {"forecaster": "carry"},
+            "ours": {"checkpoint": "{checkpoints}/tuned-seed{seed}", "seeds": [1], "options": {"anchored": True}},
+        },
+        "pairs": [["ours", "carry"]],
+    }
+    (tmp_path / "methods.yaml").write_text(yaml.safe_dump(methods))
+    for name in ("one", "two"):
+        shutil.copyfile(folder / f"{name}.jsonl.gz", tmp_path / f"{name}.jsonl.gz")
+    request = CompareRequest(
+        events=str(tmp_path),
+        methods=("all",),
+        output=tmp_path / "results",
+        method_list=tmp_path / "methods.yaml",
+        training_table=folder / "table.yaml",
+        checkpoints=str(tmp_path / "runs"),
+        model=str(folder / "tiny"),
+        dtype="float32",
+        train=True,
+        n_bootstrap=20,
+    )
+    run_compare(replace(request, dry_run=True))
+    told = capsys.readouterr().out
+    assert "mean-field, seed 1: to be trained\ntuned, seed 1: to be trained\n" in told and "sft" not in told
+    run_compare(request)
+    assert "[2/2] training tuned, seed 1" in capsys.readouterr().out
+    for name in ("mean-field", "tuned"):
+        weights = f"runs/{name}-seed1/adapter_model.safetensors"
+        assert (tmp_path / weights).read_bytes() == (folder / weights).read_bytes()
+    summary = json.loads((tmp_path / "results/summary.json").read_text())
+    assert summary["missing"] == [] and len(summary["data_sets"]) == 2
+    run_compare(request)
+    told = capsys.readouterr().out
+    assert "training" not in told and "to simulate" not in told
+    run_compare(replace(request, dry_run=True))
+    assert "to be trained" not in capsys.readouterr().out
+
+
 def test_the_events_of_other_splits_are_not_looked_at(folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "runs")
@@ -140,7 +184,7 @@ def test_the_events_of_other_splits_are_not_looked_at(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--only", "nothing"), "`--only` must be some of"),
+        (("--only", "nothing"), "must be runs out of mean-field, tuned, sft, got 'nothing'"),
         (("--only", "tuned"), "`start` of 'tuned' must be trained first"),
         (("--only", "sft"), "`budget` of 'sft' must be trained first"),
     ],

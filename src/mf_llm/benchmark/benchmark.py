@@ -12,6 +12,7 @@ from mf_llm.benchmark.job import Job
 from mf_llm.benchmark.method_entry import MethodEntry
 from mf_llm.benchmark.method_list import MethodList
 from mf_llm.benchmark.rollout_method import RolloutMethod
+from mf_llm.benchmark.training_runs import TrainingRuns
 from mf_llm.evaluation.comparison import Comparison, compare
 from mf_llm.evaluation.forecasters import Method, all_forecasters
 from mf_llm.evaluation.intervals import N_BOOTSTRAP
@@ -60,6 +61,21 @@ class Benchmark:
         """The pairs of the list whose methods are both compared."""
         names = {method.name for method in self.methods}
         return tuple(pair for pair in self.method_list.pairs if set(pair) <= names)
+
+    def runs_to_train(self, runs: TrainingRuns) -> list[tuple[str, int]]:
+        """The training runs (name, seed) whose checkpoints are asked for and not finished, in an order that works.
+
+        Args:
+            runs: their folder must be `checkpoints`; a checkpoint that no run makes is left out.
+        """
+        wanted: list[tuple[str, int]] = []
+        for method in self.methods:
+            for seed in method.seeds:
+                folder = Path(method.checkpoint_of(seed, self.checkpoints) or "")
+                name = folder.name.removesuffix(f"-seed{seed}")
+                if name in runs.table["runs"] and folder == runs.folder_of(name, seed):
+                    wanted += [(one, seed) for one in runs.with_needed([name])]
+        return [one for one in dict.fromkeys(wanted) if runs.finished(*one) is None]
 
     def jobs(self) -> list[Job]:
         """All rollouts that are needed, in the order of the list: those of one checkpoint follow each other."""

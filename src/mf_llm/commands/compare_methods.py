@@ -12,6 +12,7 @@ from mf_llm.benchmark.bars import find_bars
 from mf_llm.benchmark.benchmark import Benchmark
 from mf_llm.benchmark.job import Job
 from mf_llm.benchmark.method_list import load_method_list
+from mf_llm.benchmark.training_runs import TrainingRuns, load_training_table
 from mf_llm.commands.evaluate_run import terminal_width
 from mf_llm.errors import InputError
 from mf_llm.evaluation.comparison import Comparison
@@ -36,6 +37,8 @@ class CompareRequest:
         dtype: of the weights.
         limit: at most so many test events of each data set.
         events_together: events that are simulated side by side.
+        train: train the checkpoints that are missing first.
+        training_table: a YAML file of training runs; that of the package by default.
         simulate: make the rollouts that are missing; without it what is there is judged.
         dry_run: say what is there and what is missing, and stop.
         seed, n_bootstrap: of the bootstrap.
@@ -52,6 +55,8 @@ class CompareRequest:
     dtype: str = "auto"
     limit: int | None = None
     events_together: int = 32
+    train: bool = False
+    training_table: Path | None = None
     simulate: bool = True
     dry_run: bool = False
     seed: int = 0
@@ -77,9 +82,19 @@ def run_compare(request: CompareRequest) -> None:
         limit=request.limit,
     )
     jobs = benchmark.jobs()
+    runs = TrainingRuns(
+        load_training_table(request.training_table),
+        benchmark.event_sets,
+        Path(request.checkpoints),
+        model=request.model,
+        dtype=request.dtype,
+    )
     if request.dry_run:
+        print("\n".join(f"{name}, seed {seed}: to be trained" for name, seed in benchmark.runs_to_train(runs)))
         print("\n".join(_state(job) for job in jobs) or "No method needs a simulation.")
         return
+    if request.train:
+        _train(benchmark, runs)
     problems = _make_rollouts(jobs, request) if jobs and request.simulate else []
     if not _is_main_process(jobs):
         return
@@ -99,6 +114,13 @@ def _event_sets(request: CompareRequest) -> dict[str, list[Event]]:
                 f"`--data-sets` must be different names out of {', '.join(sets)}, got {name!r}; nothing was compared."
             )
     return {name: events for name, events in sets.items() if not request.data_sets or name in request.data_sets}
+
+
+def _train(benchmark: Benchmark, runs: TrainingRuns) -> None:
+    wanted = benchmark.runs_to_train(runs)
+    for number, (name, seed) in enumerate(wanted, 1):
+        print(f"[{number}/{len(wanted)}] training {name}, seed {seed}", flush=True)
+        runs.train(name, seed)
 
 
 def _make_rollouts(jobs: list[Job], request: CompareRequest) -> list[str]:
