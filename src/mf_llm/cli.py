@@ -29,6 +29,7 @@ Signal = StrEnum("Signal", {name: name for name in ("text", "statistics", "both"
 Readout = StrEnum("Readout", {name: name for name in ("exact", "sampled")})
 Action = StrEnum("Action", {name: name for name in ("auto", "text", "choice", "label_text")})
 Steps = StrEnum("Steps", {name: name for name in ("auto", "count", "time", "wave")})
+Annotator = StrEnum("Annotator", {name: name for name in ("llm", "classifier", "rule", "endpoint")})
 Dtype = StrEnum("Dtype", {name: name for name in ("auto", "float32", "bfloat16", "float16")})
 
 # typer carries its own copy of click or uses the installed one, depending on its version; this is the right class in
@@ -230,6 +231,54 @@ def compare(
             dry_run=dry_run,
             seed=seed,
             **{name: value for name, value in given.items() if value is not None},
+        )
+    )
+
+
+@app.command()
+def annotate(
+    events: Events,
+    annotator: Annotated[Annotator, typer.Option(help="Who reads the texts.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Language model, saved head, classifier, or the server's name for its model.  [default: the backbone; "
+            "a head is fitted]"
+        ),
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="What a head is fitted on.  [default: the backbone]")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Address of the server; its key is read from MF_LLM_API_KEY.")
+    ] = None,
+    dimension: Annotated[str | None, typer.Option(help="What is read.  [default: the first]")] = None,
+    split: Annotated[Split, typer.Option(help="Split that is judged.")] = Split.test,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the results.  [default: annotations/NAME-OF-EVENTS]")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many events of each data set.")] = None,
+    with_topic: Annotated[bool, typer.Option(help="A fitted head also reads the topic.")] = True,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Divide by likelihoods without content (llm).")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of samples and bootstrap.")] = 0,
+) -> None:
+    """Judge an annotator against people's labels, and what its errors cost."""
+    from mf_llm.commands.annotate_events import AnnotateRequest, run_annotate
+
+    run_annotate(
+        AnnotateRequest(
+            events=events,
+            annotator=annotator.value,
+            model=model,
+            backbone=backbone,
+            base_url=base_url,
+            dimension=dimension,
+            split=split.value,
+            output=output,
+            limit=limit,
+            with_topic=with_topic,
+            calibrated=calibrated,
+            seed=seed,
         )
     )
 

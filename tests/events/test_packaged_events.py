@@ -41,7 +41,9 @@ def test_packaged_data_is_small():
     def size(folder) -> int:
         return sum(size(item) if item.is_dir() else len(item.read_bytes()) for item in folder.iterdir())
 
-    assert size(resources.files("mf_llm") / "data") < 300_000
+    data = resources.files("mf_llm") / "data"
+    assert size(data) - size(data / "checkpoints") < 300_000
+    assert all(size(checkpoint) < 12_000_000 for checkpoint in (data / "checkpoints").iterdir())
 
 
 def test_vaccine_waves_and_splits(vaccine):
