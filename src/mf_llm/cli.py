@@ -191,8 +191,8 @@ def compare(
     ] = Dtype.auto,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many test events of each data set.")] = None,
     method_list: Annotated[
-        Path | None, typer.Option(help="Methods, options and pairs (YAML).  [default: the package's]")
-    ] = None,
+        str, typer.Option(help="Methods, options and pairs: benchmark, robustness, or a YAML file.")
+    ] = "benchmark",
     rollouts: Annotated[
         Path | None,
         typer.Option(help="Folder of the rollouts, which are made once.  [default: OUTPUT/rollouts]"),
@@ -242,7 +242,7 @@ def annotate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Language model, saved head, classifier, or the server's name for its model.  [default: the backbone; "
+            help="Language model, saved head, classifier, or the server's name for its model.  [default: backbone; "
             "a head is fitted]"
         ),
     ] = None,

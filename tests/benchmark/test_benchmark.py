@@ -359,4 +359,16 @@ def test_the_list_that_ships_is_whole():
     methods = load_method_list().methods
     assert {*BASELINES, *(f"{name}+calibrated" for name in BASELINES)} <= set(methods)
     assert {*ANCHORS, "mf-tuned", "sft", "mf-tuned+anchored", "mf-policy-only", "mf-signal-only"} <= set(methods)
-    assert all(len(entry.seeds) >= 3 for entry in methods.values() if entry.kind == "tuned")
+    several = [entry for entry in methods.values() if entry.kind == "tuned" and "{seed}" in entry.checkpoint]
+    assert len(several) > 8 and all(len(entry.seeds) >= 3 for entry in several)
+
+
+def test_the_list_of_variants_is_whole():
+    """Each differs from its method in one thing, and is paired with it."""
+    found = load_method_list("robustness")
+    for name, entry in found.methods.items():
+        base, _, variant = name.partition(".")
+        if variant:
+            assert (name, base) in found.pairs
+            changed = {key for key, value in entry.options.items() if found.methods[base].options.get(key) != value}
+            assert len(changed) == 1 and entry.checkpoint == found.methods[base].checkpoint

@@ -76,7 +76,7 @@ class Job:
                 "model": Path(self.model).name if Path(self.model).is_dir() else self.model,
                 "checkpoint": checkpoint_hashes(self.checkpoint),
                 "roles": list(self.method.roles),
-                "config": self.config.to_dict(),
+                "config": self.config.changes(),
             }
         )
 

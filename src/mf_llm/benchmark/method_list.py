@@ -22,6 +22,7 @@ from mf_llm.benchmark.method_entry import (
 from mf_llm.errors import InputError
 from mf_llm.evaluation.forecasters import all_forecasters
 
+PACKAGED = ("benchmark", "robustness")
 GROUPS = ("all", FORECASTER, UNTUNED, TUNED)
 
 
@@ -73,19 +74,20 @@ class MethodList:
         return {**self.options, **self.data_sets.get(data_set, {}), **method.options}
 
 
-def load_method_list(path: Path | None = None) -> MethodList:
+def load_method_list(path: str | Path = "benchmark") -> MethodList:
     """Reads a list of methods.
 
     Args:
-        path: a YAML file; the list of this package by default (``mf_llm/data/benchmark.yaml``, where the format is
-            explained).
+        path: a YAML file, or the name of a list of this package: "benchmark" (``mf_llm/data/benchmark.yaml``, where
+            the format is explained) or "robustness".
 
     Raises:
         InputError: the file cannot be read or names what is not there.
     """
     import yaml
 
-    place = path or resources.files("mf_llm") / "data" / "benchmark.yaml"
+    named = resources.files("mf_llm") / "data" / f"{path}.yaml"
+    place = named if str(path) in PACKAGED else Path(path)
     try:
         text = place.read_text(encoding="utf-8")
         record = yaml.safe_load(text)

@@ -29,7 +29,7 @@ class CompareRequest:
         events: where the events are.
         methods: names and groups of methods.
         output: folder of the results.
-        method_list: a YAML file of methods; that of the package by default.
+        method_list: a list of methods: a YAML file, or the name of one of the package.
         data_sets: only these; all by default.
         checkpoints: folder of the checkpoints.
         rollouts: folder of the rollouts; ``OUTPUT/rollouts`` by default.
@@ -47,7 +47,7 @@ class CompareRequest:
     events: str
     methods: tuple[str, ...]
     output: Path
-    method_list: Path | None = None
+    method_list: str | Path = "benchmark"
     data_sets: tuple[str, ...] = ()
     checkpoints: str = "."
     rollouts: Path | None = None
@@ -161,6 +161,8 @@ def _command(request: CompareRequest) -> str:
     source = Path(request.events)
     words: list[Any] = ["mf-llm", "compare", "DATA" if source.exists() else request.events]
     words += ["--methods", ",".join(request.methods)]
+    if str(request.method_list) != "benchmark":
+        words += ["--method-list", Path(request.method_list).name]
     if request.data_sets:
         words += ["--data-sets", ",".join(request.data_sets)]
     if request.model != DEFAULT_BACKBONE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,17 +15,14 @@ from mf_llm.errors import InputError
 from mf_llm.models.checkpoints import MODEL_TYPE, PROCESSOR_CONFIG_FILE, find_local_checkpoint, read_config
 from mf_llm.models.encoding import DataEncoder, newest_that_fit, one_line, share_budget
 from mf_llm.models.prompts import (
-    MEAN_FIELD_INSTRUCTION,
     NO_SIGNAL_YET,
     NO_STATE,
-    PERSON_HEADING,
-    POLICY_INSTRUCTION,
-    SUMMARISE,
     AnswerFormat,
     ChatFrame,
     chat_frame,
     render_state,
 )
+from mf_llm.models.wordings import WORDINGS
 
 ROLES = ("policy", "mean_field")
 _THINKING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
@@ -82,6 +80,26 @@ class MFLLMProcessor(ProcessorMixin):
         self._frames: dict[str, ChatFrame] = {}
         self._encoders: dict[str, DataEncoder] = {}
         self._line_breaks: dict[str, tuple[int, ...]] = {}
+        self._words, self._reworded = WORDINGS[0], {0: self}
+
+    def with_wording(self, number: int) -> MFLLMProcessor:
+        """The same processor with other words for the same prompts (`mf_llm.models.wordings`).
+
+        Args:
+            number: index into `WORDINGS`; models are trained with 0.
+
+        Raises:
+            InputError: there is no such wording.
+        """
+        if number not in range(len(WORDINGS)):
+            raise InputError(
+                f"`wording` must be 0 to {len(WORDINGS) - 1}, got {number!r}; there are no such words; see "
+                "mf_llm.models.wordings."
+            )
+        if number not in self._reworded:
+            other = self._reworded[number] = copy.copy(self)
+            other._words, other._frames, other._encoders = WORDINGS[number], {}, {}
+        return self._reworded[number]
 
     @classmethod
     def from_backbones(cls, policy: str, mean_field: str | None = None, **kwargs: Any) -> MFLLMProcessor:
@@ -133,8 +151,7 @@ class MFLLMProcessor(ProcessorMixin):
     def frame(self, role: str) -> ChatFrame:
         """The chat frame of a role, with its instruction."""
         if role not in self._frames:
-            instruction = POLICY_INSTRUCTION if role == "policy" else MEAN_FIELD_INSTRUCTION
-            self._frames[role] = chat_frame(self.tokenizer_of(role), instruction)
+            self._frames[role] = chat_frame(self.tokenizer_of(role), getattr(self._words, role))
         return self._frames[role]
 
     def encoder(self, role: str) -> DataEncoder:
@@ -184,16 +201,15 @@ class MFLLMProcessor(ProcessorMixin):
             together are too long, so that the first piece can differ between the steps of an event.
         """
         limits = limits or PromptLimits()
-        encode, frame = self.encoder("policy").encode, self.frame("policy")
+        encode, frame, words = self.encoder("policy").encode, self.frame("policy"), self._words
         fixed = [
-            [*frame.head, *encode("Topic:\n")],
-            encode("\n\nWhat people say so far:\n") if signal is not None else [],
-            encode("\n\n" + answer.task(order) + PERSON_HEADING),
+            [*frame.head, *encode(f"{words.topic}\n")],
+            encode(f"\n\n{words.signal}\n") if signal is not None else [],
+            encode(f"\n\n{answer.task(order)}\n\n{words.person}\n"),
         ]
         used = sum(map(len, fixed)) + len(frame.tail) + len(encode(answer.opening)) + limits.max_state_tokens
-        data = self._bounded(
-            "policy", [one_line(topic), _lines(signal or "")], limits.max_prompt_tokens - used, limits
-        )
+        texts = [words.topic_text(topic), _lines(signal or "")]
+        data = self._bounded("policy", texts, limits.max_prompt_tokens - used, limits)
         parts = [fixed[0] + data[0], fixed[1] + data[1], fixed[2]]
         return [part for part in parts if part]
 
@@ -273,16 +289,17 @@ class MFLLMProcessor(ProcessorMixin):
             limits: bounds.
         """
         limits = limits or PromptLimits()
-        encoder, frame = self.encoder("mean_field"), self.frame("mean_field")
+        encoder, frame, words = self.encoder("mean_field"), self.frame("mean_field"), self._words
         fixed = [
-            [*frame.head, *encoder.encode("Topic:\n")],
-            encoder.encode("\n\nSummary so far:\n"),
-            encoder.encode("\n\nWhat people say now:\n"),
-            encoder.encode("\n" + SUMMARISE),
+            [*frame.head, *encoder.encode(f"{words.topic}\n")],
+            encoder.encode(f"\n\n{words.previous}\n"),
+            encoder.encode(f"\n\n{words.actions}\n"),
+            encoder.encode(f"\n{words.task}"),
         ]
         budget = limits.max_prompt_tokens - sum(map(len, fixed)) - len(frame.tail)
         # At most half for topic and summary, so that there is always room for what is new.
-        data = self._bounded("mean_field", [one_line(topic), _lines(previous or NO_SIGNAL_YET)], budget // 2, limits)
+        texts = [words.topic_text(topic), _lines(previous or NO_SIGNAL_YET)]
+        data = self._bounded("mean_field", texts, budget // 2, limits)
         budget -= sum(map(len, data))
         newline = encoder.encode("\n")
         tally_ids = encoder.encode_bounded(one_line(tally), max(budget // 2, 1)) + newline if tally else []
@@ -299,10 +316,11 @@ class MFLLMProcessor(ProcessorMixin):
             limits: bounds.
         """
         limits = limits or PromptLimits()
-        encoder, frame = self.encoder("mean_field"), self.frame("mean_field")
-        head, end = [*frame.head, *encoder.encode("Topic:\n")], encoder.encode("\n\n" + SUMMARISE) + list(frame.tail)
+        encoder, frame, words = self.encoder("mean_field"), self.frame("mean_field"), self._words
+        head = [*frame.head, *encoder.encode(f"{words.topic}\n")]
+        end = encoder.encode(f"\n\n{words.task}") + list(frame.tail)
         budget = (limits.max_prompt_tokens - len(head) - len(end)) // 2
-        return head + self._bounded("mean_field", [one_line(topic)], budget, limits)[0] + end
+        return head + self._bounded("mean_field", [words.topic_text(topic)], budget, limits)[0] + end
 
     def line_break_ids(self, role: str) -> tuple[int, ...]:
         """The tokens that hold a line break."""

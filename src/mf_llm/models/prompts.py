@@ -24,7 +24,6 @@ MEAN_FIELD_INSTRUCTION = "You summarise how people react to a topic. You use onl
 SUMMARISE = "Summarise in two short sentences what people think about the topic and how opinion is moving."
 NO_SIGNAL_YET = "Nobody has reacted yet."
 NO_STATE = "a member of the public"
-PERSON_HEADING = "\n\nYou are:\n"
 TEXT_OPENING = "Comment:"
 
 _LANGUAGES = {"zh": "Chinese", "es": "Spanish", "fr": "French", "de": "German", "pt": "Portuguese", "ja": "Japanese"}

@@ -131,7 +131,7 @@ def _one(event: Event, plan: Plan, config: SimulationConfig) -> Estimate:
     if config.calibrated:
         prompt += orders * (_INSTRUCTION_TOKENS + 2 * choices)
     for step in rollout_steps:
-        states = ["\n".join(render_state(event.turns[i].state)) for i in step.turns]
+        states = ["\n".join(render_state(event.turns[i].state)) for i in step.profiles]
         lengths = {state: min(_tokens(state), config.max_state_tokens) + 12 for state in states}
         if plan.answer.kind != "text":
             prompt += passes * sum(length + choices for length in lengths.values())

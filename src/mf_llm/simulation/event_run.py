@@ -61,11 +61,11 @@ class EventRun:
         bar: Progress,
         folder: Path | None,
     ) -> None:
-        config = within_context(model, config)
+        config, processor = within_context(model, config), processor.with_wording(config.wording)
         self.event, self.config, self.plan, self.bar, self.folder = event, config, plan, bar, folder
         self.policy = PolicyStep(model, processor, event, config, plan, _carry(event, config, plan))
         self.mean_field = MeanFieldStep(model, processor, event, config, plan)
-        self.history = PopulationHistory(event, plan.answer.options, plan.answer.dimension)
+        self.history = PopulationHistory(event, plan.answer.options, plan.answer.dimension, plan.profiles)
         self.text_signal: str | None = None
         self.signal_failure: str | None = None
         self.journal: Journal | None = None

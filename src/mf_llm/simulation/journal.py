@@ -12,6 +12,7 @@ from typing import IO, Any
 from mf_llm.atomic_files import plain
 from mf_llm.errors import InputError
 from mf_llm.simulation.rollout import ActionRow, StepRow
+from mf_llm.simulation.simulation_config import SimulationConfig
 
 JOURNAL = "journal.jsonl"
 
@@ -138,7 +139,11 @@ def check_same_run(header: Mapping[str, Any], found: Mapping[str, Any], folder: 
     Raises:
         InputError: naming the first setting that differs.
     """
-    differing = _difference(dict(header), {key: value for key, value in found.items() if key != "n_failed"})
+    found = {key: value for key, value in found.items() if key != "n_failed"}
+    if isinstance(found.get("config"), dict):
+        # A field that was added since then was as it is by default.
+        found["config"] = SimulationConfig().to_dict() | found["config"]
+    differing = _difference(dict(header), found)
     if differing is not None:
         key, ours, theirs = differing
         raise InputError(

@@ -115,7 +115,7 @@ class PolicyStep:
 
     def decide(self, step: Step, signal: str | None, advance: Callable[[int], None] = lambda n: None) -> Decisions:
         """What everybody in `step` decides; see `act` for the arguments."""
-        states = [self.event.turns[i].state for i in step.turns]
+        states = [self.event.turns[i].state for i in step.profiles]
         segments = [self.processor.person_segment(state, self.plan.answer, limits=self.limits) for state in states]
         # A choice that is drawn from `carry` alone needs no prompt.
         prefixes = self._prefixes(signal) if self._reads_options or self.plan.answer.kind != "choice" else []
@@ -286,7 +286,7 @@ class PolicyStep:
             turn=step.turns[n],
             weight=turn.weight,
             wave=turn.wave,
-            state="; ".join(render_state(turn.state)),
+            state="; ".join(render_state(self.event.turns[step.profiles[n]].state)),
             text=text if failure is None else "",
             label=self.plan.answer.options[label] if label is not None and failure is None else None,
             probabilities=tuple(float(p) for p in probabilities) if exact and probabilities is not None else None,

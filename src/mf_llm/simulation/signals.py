@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,11 +60,18 @@ class PopulationHistory:
         event: the event (followers and echoes of warm-up turns come from it).
         categories: K category names, or ().
         dimension: what the categories are called, or None.
+        profiles: turn -> the turn whose state its person has, where that is another one.
     """
 
-    def __init__(self, event: Event, categories: Sequence[str], dimension: str | None) -> None:
+    def __init__(
+        self,
+        event: Event,
+        categories: Sequence[str],
+        dimension: str | None,
+        profiles: Mapping[int, int] | None = None,
+    ) -> None:
         self.categories, self.dimension = tuple(categories), dimension
-        self._event = event
+        self._event, self._profiles = event, profiles or {}
         self._echoes: Counter[int] = Counter()
         self._last: deque[ActionRow] = deque(maxlen=POPULAR_POOL)
         self._all = np.zeros(len(self.categories))
@@ -131,7 +138,7 @@ class PopulationHistory:
         return _listed([pool[i] for i in best])
 
     def _followers(self, row: ActionRow) -> float:
-        state = self._event.turns[row.turn].state
+        state = self._event.turns[self._profiles.get(row.turn, row.turn)].state
         value = state.get("followers_count", state.get("followers", 0)) if not isinstance(state, str) else 0
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 

@@ -13,6 +13,7 @@ SIGNALS = ("text", "statistics", "both", "none", "recent", "popular")
 READOUTS = ("sampled", "exact")
 ACTIONS = ("auto", "text", "choice", "label_text")
 STEPS = ("auto", "count", "time", "wave")
+PEOPLE = ("actual", "resampled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,11 @@ class SimulationConfig:
         max_actions: simulate at most this many actions of the event, warm-up included.
         max_people_per_step: simulate at most this many people of a step, a keyed sample that keeps its survey weights
             (everybody by default). For large waves.
+        people: whose profiles act after the warm-up: "actual" (those who came, at their place), or "resampled" (drawn
+            from the warm-up, in surveys from its last wave by weight): then nothing of who shows up later is used but
+            how many.
+        wording: which words the prompts are made of (an index into `mf_llm.models.wordings.WORDINGS`). Models are
+            trained with 0; others show how far a result depends on the words.
         seed: seed of the keyed randomness.
         option_orders: in how many orders the options are listed, against position bias: a keyed order and its reverse
             for 2, otherwise cyclic shifts. The people of a step take turns.
@@ -77,6 +83,8 @@ class SimulationConfig:
     warm_up: int | str | None = None
     max_actions: int | None = None
     max_people_per_step: int | None = None
+    people: str = "actual"
+    wording: int = 0
     seed: int = 0
     option_orders: int = 2
     listed_actions: int = 16
@@ -89,7 +97,8 @@ class SimulationConfig:
     batch_tokens: int = 16384
 
     def __post_init__(self) -> None:
-        for name, allowed in (("signal", SIGNALS), ("readout", READOUTS), ("action", ACTIONS), ("steps", STEPS)):
+        allowed_words = {"signal": SIGNALS, "readout": READOUTS, "action": ACTIONS, "steps": STEPS, "people": PEOPLE}
+        for name, allowed in allowed_words.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
         whole = ("agents_per_step", "option_orders", "listed_actions", "max_prompt_tokens", "max_state_tokens")
@@ -99,6 +108,7 @@ class SimulationConfig:
             if getattr(self, name) is not None:
                 _check_whole(name, getattr(self, name), minimum=1)
         _check_whole("seed", self.seed, minimum=0)
+        _check_whole("wording", self.wording, minimum=0)
         if self.writers is not None:
             _check_whole("writers", self.writers, minimum=0)
         if self.calibrated and (self.anchored or self.action == "text"):
@@ -126,6 +136,11 @@ class SimulationConfig:
         record = asdict(self)
         record["anchor_prior"] = dict(self.anchor_prior) if self.anchor_prior is not None else None
         return record
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that are not as by default: what names a simulation, also when fields are added later."""
+        default = SimulationConfig().to_dict()
+        return {name: value for name, value in self.to_dict().items() if value != default[name]}
 
 
 def _check_whole(name: str, value: Any, *, minimum: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from mf_llm.errors import InputError
 from mf_llm.events import Event
 from mf_llm.models.prompts import AnswerFormat
-from mf_llm.simulation.keyed_draws import keyed_sample, stream_key
+from mf_llm.simulation.keyed_draws import keyed_sample, stream_key, uniform_number
 from mf_llm.simulation.simulation_config import SimulationConfig
 
 
@@ -21,12 +23,17 @@ class Step:
         turns: indices into ``event.turns``.
         real: True in the warm-up.
         wave: survey wave, or None.
+        profiles: for each turn, the turn whose state the person has: itself, unless people are resampled.
     """
 
     index: int
     turns: tuple[int, ...]
     real: bool
     wave: str | None = None
+    profiles: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "profiles", self.profiles or self.turns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,12 @@ class Plan:
     answer: AnswerFormat
     silent: frozenset[str]
     warm_up: int
+
+    @property
+    def profiles(self) -> dict[int, int]:
+        """Turn -> the turn whose state its person has, after the warm-up."""
+        pairs = ((step.turns, step.profiles) for step in self.steps if not step.real)
+        return {turn: profile for turns, profiles in pairs for turn, profile in zip(turns, profiles, strict=True)}
 
     @property
     def n_simulated(self) -> int:
@@ -105,6 +118,8 @@ def plan_simulation(event: Event, config: SimulationConfig) -> Plan:
         )
         for i, turns in enumerate(groups)
     )
+    if config.people == "resampled":
+        steps = _resampled(steps, event, boundary, config.seed)
     return Plan(steps=steps, answer=answer, silent=silent, warm_up=boundary)
 
 
@@ -113,6 +128,24 @@ def _sample(turns: tuple[int, ...], index: int, event: Event, config: Simulation
         return turns
     key = stream_key(config.seed, event.event_id, index, "people")
     return tuple(turns[i] for i in keyed_sample(len(turns), config.max_people_per_step, key))
+
+
+def _resampled(steps: tuple[Step, ...], event: Event, boundary: int, seed: int) -> tuple[Step, ...]:
+    """Everybody after the warm-up gets a profile out of it, in surveys out of its last wave by weight."""
+    if boundary == 0:
+        raise InputError(
+            f'`people` must be "actual" without a warm-up (event {event.event_id!r}); there are no profiles to draw '
+            "from; give a warm-up."
+        )
+    last = event.turns[boundary - 1].wave
+    known = [i for i in range(boundary) if event.turns[i].wave == last]
+    ends = list(accumulate(event.turns[i].weight for i in known))
+
+    def profile(turn: int) -> int:
+        number = uniform_number(stream_key(seed, event.event_id, turn, "profile")) * ends[-1]
+        return known[min(bisect_right(ends, number), len(known) - 1)]
+
+    return tuple(step if step.real else replace(step, profiles=tuple(map(profile, step.turns))) for step in steps)
 
 
 def _count_boundary(event: Event, config: SimulationConfig, dimension: str | None) -> int:
