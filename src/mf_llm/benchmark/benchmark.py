@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mf_llm.evaluation.comparison import Comparison, compare
 from mf_llm.evaluation.forecasters import Method, all_forecasters
 from mf_llm.evaluation.intervals import N_BOOTSTRAP
 from mf_llm.evaluation.judging_task import JudgingTask, judging_tasks
+from mf_llm.evaluation.protocol import Windows
 from mf_llm.evaluation.protocol_config import protocol_config
 from mf_llm.events import Event
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
@@ -36,6 +37,8 @@ class Benchmark:
         checkpoints: folder of the checkpoints.
         base: the backbone of methods without a checkpoint.
         limit: at most so many test events of each data set.
+        windows: data set -> how its events are cut, where the protocol should not choose.
+        options: fields of `SimulationConfig` of all simulations, whatever the list says.
     """
 
     event_sets: Mapping[str, Sequence[Event]]
@@ -45,13 +48,16 @@ class Benchmark:
     checkpoints: str = "."
     base: str = DEFAULT_BACKBONE
     limit: int | None = None
+    windows: Mapping[str, Windows] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def tasks(self) -> dict[str, JudgingTask]:
         """Data set -> its test events on its first dimension; data sets that cannot be judged are left out."""
         tasks = {}
         for name, events in self.event_sets.items():
-            for _, task in judging_tasks(name, list(events), (SPLIT,), limit=self.limit)[:1]:
+            windows = self.windows.get(name)
+            for _, task in judging_tasks(name, list(events), (SPLIT,), windows, limit=self.limit)[:1]:
                 if isinstance(task, JudgingTask):
                     tasks[name] = task
         return tasks
@@ -111,6 +117,7 @@ class Benchmark:
             self.judged_methods,
             seed=seed,
             splits=(SPLIT,),
+            windows=self.windows,
             n_bootstrap=n_bootstrap,
             limit=self.limit,
             pairs=self.pairs,
@@ -133,14 +140,15 @@ class Benchmark:
             else None,
             "training_seeds": list(entry.seeds) if entry.checkpoint else None,
             "rollouts_per_seed": entry.n_rollouts,
-            "options": {**self.method_list.options, **entry.options},
+            "options": {**self.method_list.options, **entry.options, **self.options},
             "roles": list(entry.roles),
             "checkpoints": method.checkpoints,
             "made_with": method.made_with,
         }
 
     def _job(self, method: MethodEntry, seed: int, task: JudgingTask) -> Job:
-        options = {**self.method_list.options_of(method, task.data_set), "seed": method.simulation_seeds(seed)[0]}
+        options = {**self.method_list.options_of(method, task.data_set), **self.options}
+        options["seed"] = method.simulation_seeds(seed)[0]
         return Job(
             method=method,
             seed=seed,

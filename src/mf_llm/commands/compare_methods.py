@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mf_llm.atomic_files import write_csv
 from mf_llm.benchmark.bars import find_bars
-from mf_llm.benchmark.benchmark import Benchmark
+from mf_llm.benchmark.benchmark import SPLIT, Benchmark
+from mf_llm.benchmark.horizon_plot import plot_horizon
 from mf_llm.benchmark.job import Job
+from mf_llm.benchmark.long_horizon import COLUMNS, horizon_rows, joined_blocks, replayed
 from mf_llm.benchmark.method_list import load_method_list
 from mf_llm.benchmark.training_runs import TrainingRuns, load_training_table
 from mf_llm.commands.evaluate_run import terminal_width
 from mf_llm.errors import InputError
 from mf_llm.evaluation.comparison import Comparison
 from mf_llm.evaluation.intervals import N_BOOTSTRAP
+from mf_llm.evaluation.protocol import choose_windows
 from mf_llm.events import Event, load_event_sets
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 
@@ -40,6 +44,8 @@ class CompareRequest:
         train: train the checkpoints that are missing first.
         training_table: a YAML file of training runs; that of the package by default.
         simulate: make the rollouts that are missing; without it what is there is judged.
+        long_horizon: join the test blocks of each stream into one long event; other data sets are left out.
+        replay: with `long_horizon`, repeat each long event up to this many actions.
         dry_run: say what is there and what is missing, and stop.
         seed, n_bootstrap: of the bootstrap.
     """
@@ -58,6 +64,8 @@ class CompareRequest:
     train: bool = False
     training_table: Path | None = None
     simulate: bool = True
+    long_horizon: bool = False
+    replay: int | None = None
     dry_run: bool = False
     seed: int = 0
     n_bootstrap: int = N_BOOTSTRAP
@@ -72,14 +80,16 @@ def run_compare(request: CompareRequest) -> None:
     methods = load_method_list(request.method_list)
     if not request.methods:
         raise InputError(f"`--methods` must be some of {', '.join(methods.methods)}, got none; nothing was compared.")
+    event_sets = _event_sets(request)
     benchmark = Benchmark(
-        event_sets=_event_sets(request),
+        event_sets=event_sets,
         methods=methods.select(request.methods),
         method_list=methods,
         rollouts=request.rollouts or request.output / "rollouts",
         checkpoints=request.checkpoints,
         base=request.model,
         limit=request.limit,
+        **_long_horizon(event_sets) if request.long_horizon else {},
     )
     jobs = benchmark.jobs()
     runs = TrainingRuns(
@@ -101,6 +111,8 @@ def run_compare(request: CompareRequest) -> None:
     comparison = benchmark.compare(seed=request.seed, n_bootstrap=request.n_bootstrap)
     comparison.summary |= {"command": _command(request), "bars": find_bars(comparison.methods)}
     comparison.save(request.output)
+    if request.long_horizon:
+        _save_horizon(benchmark, comparison, request.output)
     print(comparison.table(terminal_width()))
     _print_missing(comparison, problems)
     print(f"Results: {request.output / 'results.csv'} and {request.output / 'summary.json'}")
@@ -113,7 +125,37 @@ def _event_sets(request: CompareRequest) -> dict[str, list[Event]]:
             raise InputError(
                 f"`--data-sets` must be different names out of {', '.join(sets)}, got {name!r}; nothing was compared."
             )
-    return {name: events for name, events in sets.items() if not request.data_sets or name in request.data_sets}
+    sets = {name: events for name, events in sets.items() if not request.data_sets or name in request.data_sets}
+    if request.replay is not None and not request.long_horizon:
+        raise InputError("`--replay` must come with --long-horizon: it is how far the long events are repeated.")
+    if request.long_horizon:
+        sets = {name: joined_blocks(events) for name, events in sets.items()}
+        sets = {name: events for name, events in sets.items() if any(event.split == SPLIT for event in events)}
+        if not sets:
+            raise InputError(
+                f"`--long-horizon` must have test events that are blocks of one group, got none in {request.events}; "
+                "nothing can be joined; leave it out."
+            )
+    if request.replay is not None:
+        sets = {
+            name: [replayed(event, request.replay) if event.split == SPLIT else event for event in events]
+            for name, events in sets.items()
+        }
+    return sets
+
+
+def _long_horizon(event_sets: dict[str, list[Event]]) -> dict[str, Any]:
+    """Everything of an event is simulated and judged, in the windows the data set has anyway."""
+    windows = {name: replace(choose_windows(events), max_labelled=None) for name, events in event_sets.items()}
+    longest = max(len(event.turns) for events in event_sets.values() for event in events)
+    return {"windows": windows, "options": {"max_actions": longest}}
+
+
+def _save_horizon(benchmark: Benchmark, comparison: Comparison, output: Path) -> None:
+    rows = horizon_rows(benchmark, comparison)
+    write_csv(output / "horizon.csv", COLUMNS, rows)
+    if rows:
+        print(f"Horizon: {output / 'horizon.csv'} and {plot_horizon(rows, output / 'horizon.png')}")
 
 
 def _train(benchmark: Benchmark, runs: TrainingRuns) -> None:
@@ -167,6 +209,8 @@ def _command(request: CompareRequest) -> str:
         words += ["--data-sets", ",".join(request.data_sets)]
     if request.model != DEFAULT_BACKBONE:
         words += ["--model", Path(request.model).name if Path(request.model).exists() else request.model]
+    if request.long_horizon:
+        words += ["--long-horizon", *(["--replay", request.replay] if request.replay else [])]
     if request.limit is not None:
         words += ["--limit", request.limit]
     return shlex.join([*map(str, words), "--seed", str(request.seed), "--bootstrap", str(request.n_bootstrap)])

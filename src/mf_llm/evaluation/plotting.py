@@ -72,7 +72,7 @@ def plot_trajectory(
     Raises:
         InputError: matplotlib is missing, the rollouts do not belong to the event, or hold nothing to draw.
     """
-    figure_class, context = _matplotlib()
+    figure_class, context = matplotlib_parts()
     picture = _Picture(rollouts, event, events, windows)
     with context(STYLE):
         n_categories, survey = len(picture.plan.categories), picture.plan.windows.waves
@@ -121,10 +121,10 @@ class _Picture:
         self.reference_name = full_name(training.reference, training)
         self.kl = kl_divergence(self.plan.truth, self.simulated)
         self.reference_kl = kl_divergence(self.plan.truth, self.reference)
-        self.warm_up = _warm_up_windows(self.plan)
+        self.warm_up = warm_up_windows(self.plan)
 
 
-def _warm_up_windows(plan: WindowPlan) -> Floats:
+def warm_up_windows(plan: WindowPlan) -> Floats:
     """Real shares `[n, K]` of the warm-up in windows of the same size, counted back from its end."""
     if not len(plan.warm_up):
         return np.empty((0, len(plan.categories)))
@@ -150,10 +150,10 @@ def _draw_event(figure: Figure, picture: _Picture) -> None:
         axes.plot(np.concatenate([before, middles]), real[:, number], "-o", color=colour, lw=1.2, ms=2.2)
         axes.plot(middles, picture.simulated[:, number], "--s", color=colour, lw=1.2, ms=2.6, mfc="white", mew=0.8)
         axes.set_ylim(-0.05 * top, 1.12 * top)
-        axes.yaxis.set_major_locator(_locator(top))
-        axes.yaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_locator(locator(top))
+        axes.yaxis.set_major_formatter(percent)
         axes.annotate(
-            _plain(category),
+            plain(category),
             (1, 1),
             xytext=(-2, 1),
             xycoords="axes fraction",
@@ -242,22 +242,23 @@ def _draw_survey(figure: Figure, picture: _Picture) -> None:
         height = 0.82 / len(bars)
         for place, (label, shares, style) in enumerate(bars):
             offset = (place - (len(bars) - 1) / 2) * height
-            axes.barh(positions + offset, shares, height=height * 0.9, label=_plain(label), **style)
-        axes.set_yticks(positions, [_plain(category) for category in plan.categories])
+            axes.barh(positions + offset, shares, height=height * 0.9, label=plain(label), **style)
+        axes.set_yticks(positions, [plain(category) for category in plan.categories])
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
         axes.legend(
             loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, columnspacing=1.0, fontsize=6.5
         )
-    panels[-1].xaxis.set_major_formatter(_percent)
+    panels[-1].xaxis.set_major_formatter(percent)
     panels[-1].set_xlabel("share of people")
 
 
-def _percent(value: float, _: int) -> str:
+def percent(value: float, _: int) -> str:
+    """How shares are written beside an axis."""
     return f"{value:.0%}"
 
 
-def _locator(top: float) -> Any:
+def locator(top: float) -> Any:
     """Two or three ticks: the strips are low."""
     from matplotlib.ticker import MultipleLocator
 
@@ -266,23 +267,28 @@ def _locator(top: float) -> Any:
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A dollar sign would start mathematics."""
     return text.replace("$", r"\$")
 
 
 def _heading(event: Event, title: str | None) -> str:
     """The title in at most two lines; the event's id where the font lacks the script of the topic."""
+    text = " ".join((event.topic if title is None else title).split())
+    if not drawable(text):
+        text = event.event_id
+    return plain("\n".join(textwrap.wrap(text, 54, max_lines=2, placeholder=" ...")))
+
+
+def drawable(text: str) -> bool:
+    """Whether the font of the figures has all letters of a text."""
     from matplotlib.font_manager import findfont, get_font
 
-    text = " ".join((event.topic if title is None else title).split())
     font = get_font(findfont("DejaVu Sans"))
-    if any(font.get_char_index(ord(character)) == 0 for character in text):
-        text = event.event_id
-    return _plain("\n".join(textwrap.wrap(text, 54, max_lines=2, placeholder=" ...")))
+    return all(font.get_char_index(ord(character)) for character in text)
 
 
-def _matplotlib() -> tuple[Any, Any]:
+def matplotlib_parts() -> tuple[Any, Any]:
     """The figure class and ``rc_context``, without pyplot and whatever display it would look for."""
     try:
         from matplotlib import rc_context

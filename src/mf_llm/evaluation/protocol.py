@@ -46,11 +46,13 @@ class Windows:
         warm_up: `W`, labelled turns before the first window (0 in wave mode).
         window: `win`, labelled turns per window (0 in wave mode).
         waves: True for surveys: a window is a wave, the last wave is judged.
+        max_labelled: labelled turns of an event that count; None: all of them (long horizons).
     """
 
     warm_up: int
     window: int
     waves: bool = False
+    max_labelled: int | None = MAX_LABELLED
 
     def __post_init__(self) -> None:
         if not self.waves and (self.warm_up < 1 or self.window < 1):
@@ -251,7 +253,7 @@ Cut = tuple[Indices, Indices, list[Indices], Indices, list[str]]
 
 
 def _cut_windows(turns: Sequence[Turn], labelled: Indices, windows: Windows, start: int | None) -> Cut:
-    labelled = labelled[:MAX_LABELLED]
+    labelled = labelled[: windows.max_labelled]
     place = windows.warm_up if start is None else int(np.searchsorted(labelled, start))
     warm_up, rest = labelled[:place], labelled[place:]
     size = windows.window

@@ -1,0 +1,206 @@
+"""`ComparisonFiles`: what ``mf-llm compare`` left behind, read and ready to be shown."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from mf_llm.errors import InputError
+from mf_llm.evaluation.method_table import ALL, EVENTS
+
+FORECASTER, UNTUNED, TUNED = "forecaster", "untuned", "tuned"
+OPTIONAL = ("annotators.json", "robustness.csv", "horizon.csv")
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonFiles:
+    """The result files of a comparison.
+
+    Attributes:
+        folder: where they are.
+        summary: of ``summary.json``.
+        results: rows of ``results.csv``.
+        methods: rows of ``methods.csv``; none where no pairs were compared.
+        pairs: rows of ``pairs.csv``; none where no pairs were compared.
+        optional: what other commands may have put there: name of the file -> its content.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    results: Sequence[Row]
+    methods: Sequence[Row] = ()
+    pairs: Sequence[Row] = ()
+    optional: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ComparisonFiles:
+        """Reads the files of a folder.
+
+        Raises:
+            InputError: it holds no comparison, or one that cannot be read.
+        """
+        folder = Path(folder)
+        for name in ("summary.json", "results.csv"):
+            if not (folder / name).is_file():
+                raise InputError(
+                    f"`DIR` must be the output folder of `mf-llm compare`, got {folder} without {name}; there is "
+                    f"nothing to report; run `mf-llm compare EVENTS --output {folder}` first."
+                )
+        summary = read_file(folder / "summary.json")
+        keys = summary if isinstance(summary, dict) else {}
+        lacking = [key for key in ("methods", "data_sets", "surveys", "overall") if key not in keys]
+        if lacking:
+            raise InputError(
+                f"{folder / 'summary.json'} must be written by `mf-llm compare`, got a file without "
+                f"{', '.join(lacking)}; it cannot be reported; compare again into another folder."
+            )
+        tables = {
+            name: read_file(folder / f"{name}.csv", _rows) if (folder / f"{name}.csv").is_file() else []
+            for name in ("results", "methods", "pairs")
+        }
+        optional = {
+            name: read_file(folder / name, json.loads if name.endswith(".json") else _rows)
+            for name in OPTIONAL
+            if (folder / name).is_file()
+        }
+        return cls(folder, summary, **tables, optional=optional)
+
+    @property
+    def names(self) -> list[str]:
+        """The methods, in the order they were compared in."""
+        return list(self.summary["methods"])
+
+    @cached_property
+    def records(self) -> dict[str, Mapping[str, Any]]:
+        """Label (data set and dimension) -> its part of the summary; surveys come last."""
+        records = [*self.summary["data_sets"], *self.summary["surveys"]]
+        return {f"{record['data_set']}/{record['dimension']}": record for record in records}
+
+    @property
+    def surveys(self) -> list[str]:
+        """Labels of the surveys."""
+        return [f"{record['data_set']}/{record['dimension']}" for record in self.summary["surveys"]]
+
+    @property
+    def streams(self) -> list[str]:
+        """Labels of the data sets that are no surveys."""
+        return [label for label in self.records if label not in self.surveys]
+
+    def short(self, label: str) -> str:
+        """The data set without its dimension, where that is enough; "mean" as it stands."""
+        if label not in self.records:
+            return {ALL: "mean", EVENTS: "mean without surveys"}.get(label, label)
+        name = self.records[label]["data_set"]
+        return name if sum(record["data_set"] == name for record in self.records.values()) == 1 else label
+
+    def made(self, method: str) -> Mapping[str, Any]:
+        """How a method was made; a comparison made in Python does not say it."""
+        return self.summary.get("made", {}).get(method, {})
+
+    def kind(self, method: str) -> str:
+        """ "forecaster", "untuned" or "tuned"."""
+        return self.made(method).get("kind", FORECASTER)
+
+    def backbones(self, method: str) -> list[str]:
+        """The backbones its rollouts were made with, as their versions say."""
+        made = [record.get("policy_base") for record in self.made(method).get("made_with", [])]
+        return sorted({str(base) for base in made if base})
+
+    def score(self, method: str, label: str, name: str = "kl") -> Mapping[str, float | None] | None:
+        """KL or gain of a method on a data set, with its interval; None where it is missing."""
+        return self.records[label]["methods"].get(method, {}).get(name)
+
+    def missing(self, method: str, label: str) -> str:
+        """What a method lacks on a data set, in words; empty where it is complete."""
+        entry = self.records[label]["methods"].get(method)
+        return "not asked for" if entry is None else entry.get("missing", "")
+
+    def gain(self, method: str) -> Mapping[str, Any] | None:
+        """G, the mean gain over the data sets without surveys; None where one of them is missing."""
+        return self.summary["overall"].get(method, {}).get("G")
+
+    def mean(self, method: str, scope: str = ALL) -> Mapping[str, float | None] | None:
+        """Mean KL over the data sets, with the interval of ``methods.csv`` where there is one.
+
+        Args:
+            method: the method.
+            scope: `ALL`, or `EVENTS` (without surveys).
+        """
+        labels = list(self.records) if scope == ALL else self.streams
+        if not labels or any(self.missing(method, label) for label in labels):
+            return None
+        for row in self.methods:
+            if (row["method"], row["dataset"], row["training_seed"]) == (method, scope, "mean"):
+                # A method whose training seeds differ between data sets has no mean.
+                return _bounds(row, "kl") if row["kl"] else None
+        scores = [self.score(method, label) for label in labels]
+        if len(scores) == 1:
+            return scores[0]
+        return {"value": sum(score["value"] for score in scores) / len(scores), "low": None, "high": None}
+
+    def method_row(self, method: str, label: str) -> Row:
+        """The row of ``methods.csv`` over all training seeds; empty where there is none."""
+        wanted = (method, label, "mean")
+        found = (row for row in self.methods if (row["method"], row["dataset"], row["training_seed"]) == wanted)
+        return next(found, {})
+
+    def judged_events(self, method: str, label: str) -> dict[str, Row]:
+        """Event id -> row of ``results.csv``."""
+        record = self.records[label]
+        wanted = (record["data_set"], record["dimension"], method)
+        return {
+            row["event"]: row for row in self.results if (row["dataset"], row["dimension"], row["method"]) == wanted
+        }
+
+    def ranked(self, kind: str | None = None, labels: Sequence[str] = ()) -> list[str]:
+        """The methods of a kind: those judged on the most data sets first, among them by their mean gain.
+
+        Args:
+            kind: "forecaster", "untuned" or "tuned"; all by default.
+            labels: the data sets; all by default. Methods that were judged on none of them are left out.
+        """
+        gains = {
+            method: [
+                score["value"] for label in labels or self.records if (score := self.score(method, label, "gain"))
+            ]
+            for method in self.names
+            if kind in (None, self.kind(method))
+        }
+        known = [method for method, values in gains.items() if values]
+        return sorted(known, key=lambda method: (-len(gains[method]), -sum(gains[method])))
+
+    def best(self, kind: str | None = None, labels: Sequence[str] = ()) -> str | None:
+        """The first of `ranked`, if any."""
+        return next(iter(self.ranked(kind, labels)), None)
+
+
+def _bounds(row: Row, name: str) -> dict[str, float | None]:
+    keys = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
+    return {key: float(row[column]) if row[column] else None for key, column in keys.items()}
+
+
+def _rows(text: str) -> list[Row]:
+    return list(csv.DictReader(StringIO(text, newline="")))
+
+
+def read_file(path: Path, parse: Callable[[str], Any] = json.loads) -> Any:
+    """What is in a file of a comparison, JSON by default.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"{path} must be a file that `mf-llm compare` or another command wrote, but it cannot be read ({error}); "
+            "the report would be wrong; make it again, or take it away."
+        ) from error
