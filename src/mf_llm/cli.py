@@ -175,7 +175,7 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma-separated methods or groups: all, forecasters (no language model), untuned, tuned; "
+            help="Comma-separated methods or groups: all, forecasters (no language model), replays, untuned, tuned; "
             "with +sampled an action is drawn per person."
         ),
     ] = "uniform,prior,carry,last",

@@ -20,6 +20,7 @@ from mf_llm.errors import InputError
 from mf_llm.evaluation.method_table import ALL, COMPLETE, MethodTable
 from mf_llm.events import load_event_sets
 from mf_llm.models.tiny import save_tiny_backbone
+from mf_llm.reporting.comparison_files import ComparisonFiles
 
 peft = pytest.importorskip("peft")
 pytestmark = [
@@ -208,6 +209,36 @@ def test_a_sampled_method_pools_rollouts(place, tmp_path):
         run(place, "carry+sampled", **sampled)
 
 
+def test_real_texts_are_replayed_through_an_annotator(place, tmp_path):
+    """Its row is what its errors cost; readings are kept without the texts, and read once."""
+    listed = "methods: {carry: {forecaster: carry}, replay-llm: {annotator: llm}, replay-rule: {annotator: rule}}\n"
+    (tmp_path / "methods.yaml").write_text(listed + "pairs: [[replay-llm, carry]]\n", encoding="utf-8")
+    changes = {"method_list": tmp_path / "methods.yaml", "rollouts": tmp_path / "rollouts"}
+    run(place, output=tmp_path / "none", simulate=False, **changes)
+    [row] = rows(tmp_path / "none/methods.csv", method="replay-llm", dataset="threads/stance")
+    assert row["status"] == "missing: not annotated"
+    run(place, output=tmp_path / "out", **changes)
+    [row] = rows(tmp_path / "out/methods.csv", method="replay-llm", dataset="threads/stance")
+    assert row["status"] == COMPLETE and float(row["kl"]) > 0
+    [survey] = rows(tmp_path / "out/methods.csv", method="replay-llm", dataset="poll/stance")
+    [rule] = rows(tmp_path / "out/methods.csv", method="replay-rule", dataset="threads/stance")
+    assert "people wrote nothing" in survey["status"] and "the rule reads behaviour alone" in rule["status"]
+    quality = json.loads((tmp_path / "out/annotators.json").read_text(encoding="utf-8"))
+    [told] = quality["rows"]
+    assert told["annotator"] == "llm" and told["n_texts"] == 4 * 8 and 0 <= told["macro_f1"]["value"] <= 1
+    [kept] = (tmp_path / "rollouts/replay-llm").glob("threads-*/annotations.json")
+    assert "word" not in kept.read_text(encoding="utf-8")
+    before = kept.stat().st_mtime_ns
+    run(place, output=tmp_path / "again", simulate=False, **changes)
+    assert kept.stat().st_mtime_ns == before
+    assert (tmp_path / "again/pairs.csv").read_bytes() == (tmp_path / "out/pairs.csv").read_bytes()
+    # In a report it is a yardstick: no method that could be the best.
+    files = ComparisonFiles.load(tmp_path / "out")
+    assert (files.names, files.replays) == (["carry"], ["replay-llm", "replay-rule"])
+    with pytest.raises(InputError, match="is not simulated, and no action can be drawn"):
+        run(place, "replay-llm+sampled", output=tmp_path / "out", **changes)
+
+
 def test_processes_share_the_events(place, tmp_path, monkeypatch, capsys):
     """Each takes its part; together they make what one makes."""
     import accelerate
@@ -319,7 +350,11 @@ def test_other_settings_are_another_folder(place, tmp_path):
         ("roles: [mean_field]", "roles: [field]", "must be one of policy, mean_field, got 'field'"),
         ("tuned{seed}", "tuned0", "must hold {seed} where there are several training seeds"),
         ("base: {", "base: {sed: 1, ", "method 'base' must have no keys but"),
-        ("carry: {forecaster", "carry: {roles: [policy], forecaster", "must be a forecaster or a simulation"),
+        (
+            "carry: {forecaster",
+            "carry: {roles: [policy], forecaster",
+            "must be a forecaster, an annotator or a simulation",
+        ),
         ("agents_per_step", "agents_per_stop", "must be fields of SimulationConfig, got 'agents_per_stop'"),
         ("methods:", "methods: [", "it cannot be read"),
         ("base: {", "tuned: {", "must not be named like a group"),

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mf_llm.benchmark.job import Job
-from mf_llm.benchmark.method_entry import MethodEntry
+from mf_llm.benchmark.method_entry import REPLAY, MethodEntry
 from mf_llm.benchmark.method_list import MethodList
+from mf_llm.benchmark.replay_method import ReplayMethod
 from mf_llm.benchmark.rollout_method import RolloutMethod
 from mf_llm.benchmark.training_runs import TrainingRuns
 from mf_llm.evaluation.comparison import Comparison, compare
@@ -39,6 +40,7 @@ class Benchmark:
         limit: at most so many test events of each data set.
         windows: data set -> how its events are cut, where the protocol should not choose.
         options: fields of `SimulationConfig` of all simulations, whatever the list says.
+        read: let annotators read what they have not read yet.
     """
 
     event_sets: Mapping[str, Sequence[Event]]
@@ -50,6 +52,7 @@ class Benchmark:
     limit: int | None = None
     windows: Mapping[str, Windows] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    read: bool = True
 
     @cached_property
     def tasks(self) -> dict[str, JudgingTask]:
@@ -88,22 +91,25 @@ class Benchmark:
         return [job for method in self.methods for seed in method.seeds for job in self.jobs_of(method, seed)]
 
     def jobs_of(self, method: MethodEntry, seed: int) -> list[Job]:
-        """The jobs of one method and training seed, one per data set; none for a forecaster."""
-        if method.forecaster is not None:
+        """The jobs of one method and training seed, one per data set; none where nothing is simulated."""
+        if not method.is_simulated:
             return []
         names = [name for name in self.tasks if method.data_sets is None or name in method.data_sets]
         return [self._job(method, seed, self.tasks[name]) for name in names]
 
     @cached_property
-    def judged_methods(self) -> list[Method | RolloutMethod]:
+    def judged_methods(self) -> list[Method | RolloutMethod | ReplayMethod]:
         """The methods as `compare` takes them."""
-        forecasters = all_forecasters()
-        return [
-            RolloutMethod(method, self)
-            if method.forecaster is None
-            else replace(forecasters[method.forecaster], name=method.name)
-            for method in self.methods
-        ]
+        forecasters, folder = all_forecasters(), self.rollouts
+        found: list[Method | RolloutMethod | ReplayMethod] = []
+        for entry in self.methods:
+            if entry.forecaster is not None:
+                found.append(replace(forecasters[entry.forecaster], name=entry.name))
+            elif entry.annotator is not None:
+                found.append(ReplayMethod(entry.name, entry.annotator, folder, base=self.base, read=self.read))
+            else:
+                found.append(RolloutMethod(entry, self))
+        return found
 
     def compare(self, *, seed: int = 0, n_bootstrap: int = N_BOOTSTRAP) -> Comparison:
         """Judges what is there; what is missing is named. The summary says how each method was made.
@@ -129,15 +135,15 @@ class Benchmark:
         }
         return comparison
 
-    def _made(self, method: Method | RolloutMethod) -> dict[str, Any]:
+    def _made(self, method: Method | RolloutMethod | ReplayMethod) -> dict[str, Any]:
+        if isinstance(method, ReplayMethod):
+            return {"kind": REPLAY, "annotator": method.annotator, "base": self._base_name}
         if not isinstance(method, RolloutMethod):
             return {"kind": "forecaster"}
         entry = method.entry
         return {
             "kind": entry.kind,
-            "base": (Path(self.base).name if Path(self.base).is_dir() else self.base)
-            if entry.checkpoint is None
-            else None,
+            "base": self._base_name if entry.checkpoint is None else None,
             "training_seeds": list(entry.seeds) if entry.checkpoint else None,
             "rollouts_per_seed": entry.n_rollouts,
             "options": {**self.method_list.options, **entry.options, **self.options},
@@ -145,6 +151,10 @@ class Benchmark:
             "checkpoints": method.checkpoints,
             "made_with": method.made_with,
         }
+
+    @property
+    def _base_name(self) -> str:
+        return Path(self.base).name if Path(self.base).is_dir() else self.base
 
     def _job(self, method: MethodEntry, seed: int, task: JudgingTask) -> Job:
         options = {**self.method_list.options_of(method, task.data_set), **self.options}

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mf_llm.benchmark.replay_method import ANNOTATORS
 from mf_llm.errors import InputError
 from mf_llm.evaluation.evaluator import MIN_POOLED_ROLLOUTS
 from mf_llm.models.configuration_mf_llm import ROLES
 
-FORECASTER, UNTUNED, TUNED = "forecasters", "untuned", "tuned"
+FORECASTER, UNTUNED, TUNED, REPLAY = "forecasters", "untuned", "tuned", "replays"
 SAMPLED = "+sampled"
-_KEYS = ("forecaster", "checkpoint", "seeds", "options", "roles", "data_sets")
+_KEYS = ("forecaster", "annotator", "checkpoint", "seeds", "options", "roles", "data_sets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class MethodEntry:
     Attributes:
         name: its name.
         forecaster: name of a forecaster without a language model; nothing else is then needed.
+        annotator: "rule", "classifier" or "llm": people's real texts are read by it, and nothing is simulated.
         checkpoint: folder or name of a checkpoint, ``{checkpoints}`` in it stands for the folder of all checkpoints
             and ``{seed}`` for the training seed; None: the backbone as it is.
         seeds: training seeds, also those of the simulation.
@@ -34,6 +36,7 @@ class MethodEntry:
 
     name: str
     forecaster: str | None = None
+    annotator: str | None = None
     checkpoint: str | None = None
     seeds: tuple[int, ...] = (0,)
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -42,10 +45,17 @@ class MethodEntry:
     n_rollouts: int = 1
 
     @property
+    def is_simulated(self) -> bool:
+        """Rollouts are needed."""
+        return self.forecaster is None and self.annotator is None
+
+    @property
     def kind(self) -> str:
-        """ "forecasters", "untuned" or "tuned"."""
+        """ "forecasters", "replays", "untuned" or "tuned"."""
         if self.forecaster is not None:
             return FORECASTER
+        if self.annotator is not None:
+            return REPLAY
         return UNTUNED if self.checkpoint is None else TUNED
 
     def checkpoint_of(self, seed: int, folder: str = ".") -> str | None:
@@ -67,12 +77,12 @@ class MethodEntry:
         """The same method, an action drawn per person instead of all probabilities read.
 
         Raises:
-            InputError: it is a forecaster.
+            InputError: it is not simulated.
         """
-        if self.forecaster is not None:
+        if not self.is_simulated:
             raise InputError(
-                f"`methods` must not ask for {self.name + SAMPLED!r}: {self.name!r} is a forecaster, which has shares "
-                "and no people; the sampled forecaster is carry-sampled."
+                f"`methods` must not ask for {self.name + SAMPLED!r}: {self.name!r} is not simulated, and no action "
+                "can be drawn; the sampled forecaster is carry-sampled."
             )
         options = {**self.options, "readout": "sampled"}
         return replace(self, name=self.name + SAMPLED, options=options, n_rollouts=MIN_POOLED_ROLLOUTS)
@@ -93,11 +103,15 @@ def read_method(name: str, entry: Mapping[str, Any], forecasters: Sequence[str])
         raise InputError(f"`methods` must have names of letters, digits and . + _ -, got {name!r}; they name folders.")
     check_keys(entry, _KEYS, f"method {name!r}")
     forecaster, roles = entry.get("forecaster"), tuple(entry.get("roles", ROLES))
+    annotator = entry.get("annotator")
     if forecaster is not None:
         check_known(forecaster, forecasters, f"method {name!r}, forecaster")
-        if set(entry) - {"forecaster", "data_sets"}:
+    if annotator is not None:
+        check_known(annotator, ANNOTATORS, f"method {name!r}, annotator")
+    for key in ("forecaster", "annotator"):
+        if key in entry and set(entry) - {key, "data_sets"}:
             raise InputError(
-                f"method {name!r} must be a forecaster or a simulation, got keys of both; split it in two."
+                f"method {name!r} must be a forecaster, an annotator or a simulation, got keys of several; split it."
             )
     for role in roles:
         check_known(role, ROLES, f"method {name!r}, roles")
@@ -118,6 +132,7 @@ def read_method(name: str, entry: Mapping[str, Any], forecasters: Sequence[str])
     return MethodEntry(
         name=name,
         forecaster=forecaster,
+        annotator=annotator,
         checkpoint=checkpoint,
         seeds=seeds,
         options=entry.get("options") or {},

@@ -11,6 +11,7 @@ from typing import Any
 
 from mf_llm.benchmark.method_entry import (
     FORECASTER,
+    REPLAY,
     SAMPLED,
     TUNED,
     UNTUNED,
@@ -23,7 +24,7 @@ from mf_llm.errors import InputError
 from mf_llm.evaluation.forecasters import all_forecasters
 
 PACKAGED = ("benchmark", "robustness")
-GROUPS = ("all", FORECASTER, UNTUNED, TUNED)
+GROUPS = ("all", FORECASTER, REPLAY, UNTUNED, TUNED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class MethodList:
     sha256: str
 
     def select(self, names: Sequence[str]) -> list[MethodEntry]:
-        """Entries by their names, by a group (all, forecasters, untuned, tuned), or with the suffix ``+sampled``.
+        """Entries by their names, by a group (`GROUPS`), or with the suffix ``+sampled``.
 
         Raises:
             InputError: a name is unknown, or comes twice.

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mf_llm.atomic_files import write_csv
+from mf_llm.atomic_files import write_csv, write_json
 from mf_llm.benchmark.bars import find_bars
 from mf_llm.benchmark.benchmark import SPLIT, Benchmark
 from mf_llm.benchmark.horizon_plot import plot_horizon
 from mf_llm.benchmark.job import Job
 from mf_llm.benchmark.long_horizon import COLUMNS, horizon_rows, joined_blocks, replayed
 from mf_llm.benchmark.method_list import load_method_list
+from mf_llm.benchmark.replay_method import ReplayMethod
 from mf_llm.benchmark.training_runs import TrainingRuns, load_training_table
 from mf_llm.commands.evaluate_run import terminal_width
 from mf_llm.errors import InputError
@@ -89,6 +90,7 @@ def run_compare(request: CompareRequest) -> None:
         checkpoints=request.checkpoints,
         base=request.model,
         limit=request.limit,
+        read=request.simulate,
         **_long_horizon(event_sets) if request.long_horizon else {},
     )
     jobs = benchmark.jobs()
@@ -111,6 +113,7 @@ def run_compare(request: CompareRequest) -> None:
     comparison = benchmark.compare(seed=request.seed, n_bootstrap=request.n_bootstrap)
     comparison.summary |= {"command": _command(request), "bars": find_bars(comparison.methods)}
     comparison.save(request.output)
+    _save_annotators(benchmark, request.output)
     if request.long_horizon:
         _save_horizon(benchmark, comparison, request.output)
     print(comparison.table(terminal_width()))
@@ -149,6 +152,15 @@ def _long_horizon(event_sets: dict[str, list[Event]]) -> dict[str, Any]:
     windows = {name: replace(choose_windows(events), max_labelled=None) for name, events in event_sets.items()}
     longest = max(len(event.turns) for events in event_sets.values() for event in events)
     return {"windows": windows, "options": {"max_actions": longest}}
+
+
+def _save_annotators(benchmark: Benchmark, output: Path) -> None:
+    replays = [method for method in benchmark.judged_methods if isinstance(method, ReplayMethod)]
+    rows = [row for method in replays for row in method.quality_rows()]
+    if rows:
+        caption = "Agreement with people's labels on the judged texts, 95 % bootstrap over events"
+        quality = {method.name: method.quality for method in replays}
+        write_json(output / "annotators.json", {"caption": caption, "rows": rows, "quality": quality})
 
 
 def _save_horizon(benchmark: Benchmark, comparison: Comparison, output: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from mf_llm.errors import InputError
 from mf_llm.evaluation.method_table import ALL, EVENTS
 
-FORECASTER, UNTUNED, TUNED = "forecaster", "untuned", "tuned"
+FORECASTER, UNTUNED, TUNED, REPLAY = "forecaster", "untuned", "tuned", "replays"
 OPTIONAL = ("annotators.json", "robustness.csv", "horizon.csv")
 
 Row = dict[str, str]
@@ -75,8 +75,13 @@ class ComparisonFiles:
 
     @property
     def names(self) -> list[str]:
-        """The methods, in the order they were compared in."""
-        return list(self.summary["methods"])
+        """The methods, in the order they were compared in; replays, which read people's real texts, are none."""
+        return [name for name in self.summary["methods"] if self.kind(name) != REPLAY]
+
+    @cached_property
+    def replays(self) -> list[str]:
+        """The annotators whose readings of people's real texts were judged: what annotation alone costs."""
+        return [name for name in self.summary["methods"] if self.kind(name) == REPLAY]
 
     @cached_property
     def records(self) -> dict[str, Mapping[str, Any]]:

@@ -200,6 +200,10 @@ def _yardsticks(files: ComparisonFiles, columns: Sequence[_Column]) -> list[list
             cells.append(replace(cell, mark="", title=title))
         if any(cell.text != NONE for cell in cells):
             rows.append([Cell(text=text, detail="yardstick"), *cells])
+    for name in files.replays:
+        found = [files.score(name, column.label) if column.label else None for column in columns]
+        cells = [replace(score_cell(score), mark="") for score in found]
+        rows.append([Cell(text=name, detail="yardstick: real texts, read by an annotator"), *cells])
     return rows
 
 
