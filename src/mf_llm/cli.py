@@ -205,6 +205,10 @@ def compare(
     ] = False,
     training_table: Annotated[Path | None, typer.Option(help="How (YAML).  [default: the package's]")] = None,
     simulate: Annotated[bool, typer.Option(help="Make missing rollouts, or judge what is there.")] = True,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="A trial of minutes: one event of each data set, two windows, few methods."),
+    ] = False,
     long_horizon: Annotated[
         bool, typer.Option("--long-horizon", help="Join the test blocks of each stream into one long event.")
     ] = False,
@@ -234,6 +238,7 @@ def compare(
             train=train,
             training_table=training_table,
             simulate=simulate,
+            quick=quick,
             long_horizon=long_horizon,
             replay=replay,
             dry_run=dry_run,

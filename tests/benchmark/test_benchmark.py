@@ -239,6 +239,26 @@ def test_real_texts_are_replayed_through_an_annotator(place, tmp_path):
         run(place, "replay-llm+sampled", output=tmp_path / "out", **changes)
 
 
+def test_a_quick_trial_is_a_small_part_of_the_same(place, tmp_path, capsys):
+    more = "quick: {methods: [carry, base, mine], options: {signal_max_tokens: 2}, "
+    more += "data_sets: {poll: {max_people_per_step: 3}}}"
+    (tmp_path / "methods.yaml").write_text(TABLE + more + "\n", encoding="utf-8")
+    changes = {"method_list": tmp_path / "methods.yaml", "rollouts": tmp_path / "rollouts", "quick": True}
+    run(place, output=tmp_path / "out", **changes)
+    told = capsys.readouterr().out
+    assert told.count("1 of 1 events to simulate") == 4 and "mine, seed 1" not in told
+    found = rows(tmp_path / "out/results.csv")
+    assert {row["method"] for row in found} == {"carry", "base", "mine"}
+    assert {(row["dataset"], row["event"], row["n_windows"]) for row in found} == {
+        ("threads", "test-0", "1"), ("poll", "poll", "1"),
+    }  # fmt: skip
+    summary = json.loads((tmp_path / "out/summary.json").read_text(encoding="utf-8"))
+    assert summary["limit"] == 1 and "--quick" in summary["command"] and summary["missing"] == []
+    [poll] = (tmp_path / "rollouts/base/seed0").glob("poll-*/run.json")
+    config = json.loads(poll.read_text(encoding="utf-8"))["config"]
+    assert (config["max_people_per_step"], config["signal_max_tokens"]) == (3, 2)
+
+
 def test_processes_share_the_events(place, tmp_path, monkeypatch, capsys):
     """Each takes its part; together they make what one makes."""
     import accelerate

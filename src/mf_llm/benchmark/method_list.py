@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class MethodList:
         data_sets: data set -> fields of `SimulationConfig` that differ there.
         pairs: methods whose difference is told.
         sha256: of the file.
+        quick: what is taken of it for a trial.
     """
 
     methods: Mapping[str, MethodEntry]
@@ -44,6 +45,22 @@ class MethodList:
     data_sets: Mapping[str, Mapping[str, Any]]
     pairs: tuple[tuple[str, str], ...]
     sha256: str
+    quick: Mapping[str, Any] = field(default_factory=dict)
+
+    def for_a_trial(self) -> MethodList:
+        """The list without what takes long: fewer methods, one training seed, shorter signals."""
+        wanted = self.quick.get("methods", list(self.methods))
+        methods = {
+            name: replace(entry, seeds=entry.seeds[:1]) for name, entry in self.methods.items() if name in wanted
+        }
+        changed = self.quick.get("data_sets", {})
+        return replace(
+            self,
+            methods=methods,
+            options={**self.options, **self.quick.get("options", {})},
+            data_sets={name: {**options, **changed.get(name, {})} for name, options in self.data_sets.items()},
+            pairs=tuple(pair for pair in self.pairs if set(pair) <= set(methods)),
+        )
 
     def select(self, names: Sequence[str]) -> list[MethodEntry]:
         """Entries by their names, by a group (`GROUPS`), or with the suffix ``+sampled``.
@@ -96,7 +113,7 @@ def load_method_list(path: str | Path = "benchmark") -> MethodList:
         raise InputError(f"{place} must be a list of methods in YAML; it cannot be read: {error}.") from error
     if not isinstance(record, dict):
         raise InputError(f"{place} must hold the keys methods and data_sets, got no mapping; see data/benchmark.yaml.")
-    check_keys(record, ("options", "data_sets", "methods", "pairs"), str(place))
+    check_keys(record, ("options", "data_sets", "methods", "pairs", "quick"), str(place))
     forecasters = list(all_forecasters())
     methods = {name: read_method(name, entry or {}, forecasters) for name, entry in record.get("methods", {}).items()}
     for name in set(GROUPS) & set(methods):
@@ -104,10 +121,15 @@ def load_method_list(path: str | Path = "benchmark") -> MethodList:
     pairs = tuple((a, b) for a, b in record.get("pairs", ()))
     for name in (name for pair in pairs for name in pair):
         check_known(name, methods, "pairs")
+    quick = record.get("quick") or {}
+    check_keys(quick, ("methods", "options", "data_sets"), f"quick in {place}")
+    for name in quick.get("methods", ()):
+        check_known(name, methods, "quick")
     return MethodList(
         methods=methods,
         options=record.get("options") or {},
         data_sets={name: options or {} for name, options in (record.get("data_sets") or {}).items()},
         pairs=pairs,
         sha256=hashlib.sha256(text.encode()).hexdigest(),
+        quick=quick,
     )

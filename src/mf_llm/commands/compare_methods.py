@@ -14,14 +14,14 @@ from mf_llm.benchmark.benchmark import SPLIT, Benchmark
 from mf_llm.benchmark.horizon_plot import plot_horizon
 from mf_llm.benchmark.job import Job
 from mf_llm.benchmark.long_horizon import COLUMNS, horizon_rows, joined_blocks, replayed
-from mf_llm.benchmark.method_list import load_method_list
+from mf_llm.benchmark.method_list import MethodList, load_method_list
 from mf_llm.benchmark.replay_method import ReplayMethod
 from mf_llm.benchmark.training_runs import TrainingRuns, load_training_table
 from mf_llm.commands.evaluate_run import terminal_width
 from mf_llm.errors import InputError
 from mf_llm.evaluation.comparison import Comparison
 from mf_llm.evaluation.intervals import N_BOOTSTRAP
-from mf_llm.evaluation.protocol import choose_windows
+from mf_llm.evaluation.protocol import choose_windows, plan_event
 from mf_llm.events import Event, load_event_sets
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 
@@ -45,6 +45,7 @@ class CompareRequest:
         train: train the checkpoints that are missing first.
         training_table: a YAML file of training runs; that of the package by default.
         simulate: make the rollouts that are missing; without it what is there is judged.
+        quick: a trial of minutes: one event of each data set, two windows of it, few methods, one training seed.
         long_horizon: join the test blocks of each stream into one long event; other data sets are left out.
         replay: with `long_horizon`, repeat each long event up to this many actions.
         dry_run: say what is there and what is missing, and stop.
@@ -65,6 +66,7 @@ class CompareRequest:
     train: bool = False
     training_table: Path | None = None
     simulate: bool = True
+    quick: bool = False
     long_horizon: bool = False
     replay: int | None = None
     dry_run: bool = False
@@ -81,7 +83,11 @@ def run_compare(request: CompareRequest) -> None:
     methods = load_method_list(request.method_list)
     if not request.methods:
         raise InputError(f"`--methods` must be some of {', '.join(methods.methods)}, got none; nothing was compared.")
-    event_sets = _event_sets(request)
+    event_sets, special = _event_sets(request), {}
+    if request.quick:
+        methods, special = _quick(methods.for_a_trial(), event_sets)
+    elif request.long_horizon:
+        special = _long_horizon(event_sets)
     benchmark = Benchmark(
         event_sets=event_sets,
         methods=methods.select(request.methods),
@@ -89,9 +95,9 @@ def run_compare(request: CompareRequest) -> None:
         rollouts=request.rollouts or request.output / "rollouts",
         checkpoints=request.checkpoints,
         base=request.model,
-        limit=request.limit,
+        limit=request.limit or (1 if request.quick else None),
         read=request.simulate,
-        **_long_horizon(event_sets) if request.long_horizon else {},
+        **special,
     )
     jobs = benchmark.jobs()
     runs = TrainingRuns(
@@ -145,6 +151,18 @@ def _event_sets(request: CompareRequest) -> dict[str, list[Event]]:
             for name, events in sets.items()
         }
     return sets
+
+
+def _quick(methods: MethodList, event_sets: dict[str, list[Event]]) -> tuple[MethodList, dict[str, Any]]:
+    """Two windows of each event are simulated and judged, by all methods alike."""
+    windows, options = {}, {name: dict(methods.data_sets.get(name, {})) for name in event_sets}
+    for name, events in event_sets.items():
+        chosen = choose_windows(events) if any(event.dimensions for event in events) else None
+        if chosen is not None and not chosen.waves:
+            windows[name] = replace(chosen, max_labelled=chosen.warm_up + 2 * chosen.window)
+            plans = [plan_event(event, windows[name]) for event in events if event.split == SPLIT]
+            options[name]["max_actions"] = max((int(plan.rest[-1]) + 1 for plan in plans if plan.n_windows), default=1)
+    return replace(methods, data_sets=options), {"windows": windows}
 
 
 def _long_horizon(event_sets: dict[str, list[Event]]) -> dict[str, Any]:
@@ -221,6 +239,8 @@ def _command(request: CompareRequest) -> str:
         words += ["--data-sets", ",".join(request.data_sets)]
     if request.model != DEFAULT_BACKBONE:
         words += ["--model", Path(request.model).name if Path(request.model).exists() else request.model]
+    if request.quick:
+        words.append("--quick")
     if request.long_horizon:
         words += ["--long-horizon", *(["--replay", request.replay] if request.replay else [])]
     if request.limit is not None:

@@ -170,16 +170,14 @@ def _judge(
     for field, value, members, part in [("", "", whole, plan), *subgroup_plans(plan, options.subgroups)]:
         if field and any(answers.known[window].sum() < MIN_SIMULATED for window in part.judged):
             continue
-        # A resample without a simulated person has no KL; then `interval` leaves the bounds out.
-        with np.errstate(invalid="ignore"):
-            kl = survey_score(
-                plan,
-                answers.windows(part),
-                draws,
-                answers=[answers.mass[window] for window in plan.judged],
-                sampled=answers.sampled,
-                members=members,
-            )
+        kl = survey_score(
+            plan,
+            answers.windows(part),
+            draws,
+            answers=[answers.mass[window] for window in plan.judged],
+            sampled=answers.sampled,
+            members=members,
+        )
         q = distributions.clamp(forecast(training.reference, part, training))
         reference = survey_score(plan, q, draws, members=members)
         part_row = row if part is plan else _scores(name, part, answers, training, options) | {"n_windows_left_out": 0}

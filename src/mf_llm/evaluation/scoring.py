@@ -104,18 +104,21 @@ def survey_score(
         members: mask over the turns of the event: only these people (a subgroup).
     """
     values, replicates = [], []
-    for number, window in enumerate(plan.judged):
-        inside = np.ones(len(window), dtype=bool) if members is None else members[window]
-        people = window[inside]
-        own = plan.weights[people] / plan.weights[people].mean()
-        weights = draws[number][:, inside] * own
-        # A draw can leave a small subgroup empty: it then stands as it is.
-        weights[weights.sum(axis=1) == 0] = own
-        one_hot = np.eye(len(plan.categories))[plan.labels[people]]
-        simulated = q[number] if answers is None else readout(weights @ answers[number][inside], sampled)
-        values.append(float(kl_divergence(normalise(own @ one_hot), q[number])))
-        replicates.append(centred(values[-1], kl_divergence(normalise(weights @ one_hot), simulated)))
-    return Replicated(float(np.mean(values)), np.mean(replicates, axis=0))
+    # A resample without a simulated person has no KL: there are no bounds then.
+    with np.errstate(invalid="ignore"):
+        for number, window in enumerate(plan.judged):
+            inside = np.ones(len(window), dtype=bool) if members is None else members[window]
+            people = window[inside]
+            own = plan.weights[people] / plan.weights[people].mean()
+            weights = draws[number][:, inside] * own
+            # A draw can leave a small subgroup empty: it then stands as it is.
+            weights[weights.sum(axis=1) == 0] = own
+            one_hot = np.eye(len(plan.categories))[plan.labels[people]]
+            simulated = q[number] if answers is None else readout(weights @ answers[number][inside], sampled)
+            values.append(float(kl_divergence(normalise(own @ one_hot), q[number])))
+            replicates.append(centred(values[-1], kl_divergence(normalise(weights @ one_hot), simulated)))
+    found = np.mean(replicates, axis=0)
+    return Replicated(float(np.mean(values)), found if np.all(np.isfinite(found)) else None)
 
 
 def readout(mass: Floats, sampled: bool) -> Floats:

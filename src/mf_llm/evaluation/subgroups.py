@@ -154,6 +154,4 @@ def _people_score(
             return None
         weights = plan.weights[window[inside]]
         q.append(readout((weights / weights.mean()) @ answers[inside], judged.sampled))
-    # A resample without a simulated person has no KL; then `interval` leaves the bounds out.
-    with np.errstate(invalid="ignore"):
-        return survey_score(plan, np.stack(q), draws, answers=judged.answers, sampled=judged.sampled, members=members)
+    return survey_score(plan, np.stack(q), draws, answers=judged.answers, sampled=judged.sampled, members=members)
