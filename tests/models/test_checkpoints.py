@@ -154,4 +154,4 @@ def test_how_a_checkpoint_was_trained_is_known_before_it_is_loaded(model, tmp_pa
         "x",
     ):
         assert checkpoints.trained_options(name) == {}
-    assert checkpoints.trained_options(checkpoints.DEFAULT_BACKBONE) == {}
+    assert all(checkpoints.trained_options(name) == {} for name in checkpoints.WHEEL_BACKBONES)

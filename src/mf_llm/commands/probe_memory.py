@@ -54,8 +54,8 @@ def run_probe_memory(
             f"{one['data_set']} ({one['part']}, {one['split']}): {one['reason']}" for one in report.summary["skipped"]
         ]
         raise InputError(
-            f"`EVENTS` must hold texts that can be cut in two, got none in {events}: {'; '.join(skipped)}; nothing was "
-            "probed; name other events or another split."
+            f"`EVENTS` must hold texts that can be cut in two, got none in {events}: {'; '.join(skipped)}; nothing "
+            "was probed; name other events or another split."
         )
     folder = report.save(output or Path("memory") / (Path(events).name.split(".")[0] or "events"))
     print(report.table(terminal_width()))

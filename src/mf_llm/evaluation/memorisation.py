@@ -116,7 +116,10 @@ class MemorisationReport:
                 record["part"],
                 record["split"],
                 str(record["n"]),
-                *(score(record[name], bounds=True) for name in SCORES if name != "log_likelihood_other"),
+                score(record["reproduced"], bounds=True),
+                score(record["common_prefix"]),
+                score(record["log_likelihood"]),
+                score(record["gain"], bounds=True),
             )
             for record in self.summary["data_sets"]
         ]

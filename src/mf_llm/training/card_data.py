@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mf_llm.errors import InputError
-from mf_llm.models.default_backbone import DEFAULT_BACKBONE
+from mf_llm.models.wheel_backbones import WHEEL_BACKBONES
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -34,7 +34,7 @@ HYPER_PARAMETERS = (
 )
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets")
-_BASE_LICENCES = {DEFAULT_BACKBONE: "apache-2.0"}
+_BASE_LICENCES = {base: wheel.licence for base, wheel in WHEEL_BACKBONES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class BaseModel:
         role: "policy", "mean_field" or "both".
         base: Hub id, or a folder, of which only the last name is shown.
         revision: commit, or the wheel it came from.
-        licence: its licence; the default backbone's is known.
+        licence: its licence; those of `WHEEL_BACKBONES` are known.
     """
 
     role: str
@@ -213,7 +213,7 @@ def base_models_of(config: MFLLMConfig, licences: Mapping[str, str] | None = Non
 
     Args:
         config: of the checkpoint.
-        licences: base -> licence; the default backbone's is known.
+        licences: base -> licence; those of `WHEEL_BACKBONES` are known.
     """
     known = {**_BASE_LICENCES, **(licences or {})}
     roles = ("policy",) if config.tie_backbones else ("policy", "mean_field")
