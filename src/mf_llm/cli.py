@@ -205,6 +205,9 @@ def compare(
     ] = False,
     training_table: Annotated[Path | None, typer.Option(help="How (YAML).  [default: the package's]")] = None,
     simulate: Annotated[bool, typer.Option(help="Make missing rollouts, or judge what is there.")] = True,
+    disjoint_stories: Annotated[
+        bool, typer.Option("--disjoint-stories", help="Only test events whose story no training event tells.")
+    ] = False,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="A trial of minutes: one event of each data set, two windows, few methods."),
@@ -238,6 +241,7 @@ def compare(
             train=train,
             training_table=training_table,
             simulate=simulate,
+            disjoint_stories=disjoint_stories,
             quick=quick,
             long_horizon=long_horizon,
             replay=replay,
@@ -311,6 +315,31 @@ def annotate(
             seed=seed,
         )
     )
+
+
+@app.command()
+def memory(
+    events: Events,
+    model: Annotated[
+        str | None, typer.Option(help="Backbone or checkpoint (its policy).  [default: the backbone]")
+    ] = None,
+    data_sets: Annotated[str, typer.Option(help="Comma-separated data sets.  [default: all]")] = "",
+    n_texts: Annotated[int, typer.Option(min=2, help="Texts of each data set and split; topics are all taken.")] = 100,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the results.  [default: memory/NAME-OF-EVENTS]")
+    ] = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Weights; auto is bfloat16 where the machine is fast in it.")
+    ] = Dtype.auto,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of samples and bootstrap.")] = 0,
+) -> None:
+    """Can a backbone continue the texts that it is judged on?"""
+    from mf_llm.commands.probe_memory import run_probe_memory
+    from mf_llm.evaluation.memorisation import MemorisationConfig
+
+    config = MemorisationConfig(n_texts=n_texts, seed=seed)
+    given = {} if model is None else {"model": model}
+    run_probe_memory(events, output=output, data_sets=_words(data_sets), dtype=dtype.value, config=config, **given)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 from mf_llm.atomic_files import write_csv, write_json
 from mf_llm.benchmark.bars import find_bars
 from mf_llm.benchmark.benchmark import SPLIT, Benchmark
+from mf_llm.benchmark.disjoint_stories import story_disjoint_sets
 from mf_llm.benchmark.horizon_plot import plot_horizon
 from mf_llm.benchmark.job import Job
 from mf_llm.benchmark.long_horizon import COLUMNS, horizon_rows, joined_blocks, replayed
@@ -45,6 +46,8 @@ class CompareRequest:
         train: train the checkpoints that are missing first.
         training_table: a YAML file of training runs; that of the package by default.
         simulate: make the rollouts that are missing; without it what is there is judged.
+        disjoint_stories: only test events whose story no train or validation event has; data sets without stories are
+            left out.
         quick: a trial of minutes: one event of each data set, two windows of it, few methods, one training seed.
         long_horizon: join the test blocks of each stream into one long event; other data sets are left out.
         replay: with `long_horizon`, repeat each long event up to this many actions.
@@ -66,6 +69,7 @@ class CompareRequest:
     train: bool = False
     training_table: Path | None = None
     simulate: bool = True
+    disjoint_stories: bool = False
     quick: bool = False
     long_horizon: bool = False
     replay: int | None = None
@@ -135,6 +139,8 @@ def _event_sets(request: CompareRequest) -> dict[str, list[Event]]:
                 f"`--data-sets` must be different names out of {', '.join(sets)}, got {name!r}; nothing was compared."
             )
     sets = {name: events for name, events in sets.items() if not request.data_sets or name in request.data_sets}
+    if request.disjoint_stories:
+        sets = story_disjoint_sets(sets)
     if request.replay is not None and not request.long_horizon:
         raise InputError("`--replay` must come with --long-horizon: it is how far the long events are repeated.")
     if request.long_horizon:
@@ -239,6 +245,8 @@ def _command(request: CompareRequest) -> str:
         words += ["--data-sets", ",".join(request.data_sets)]
     if request.model != DEFAULT_BACKBONE:
         words += ["--model", Path(request.model).name if Path(request.model).exists() else request.model]
+    if request.disjoint_stories:
+        words.append("--disjoint-stories")
     if request.quick:
         words.append("--quick")
     if request.long_horizon:

@@ -13,13 +13,15 @@ Every text is cut in the middle and read as plain text, without a chat turn. Fou
   contributes, it does not prove any.
 
 Published splits were mostly made long after the texts: of a backbone that was not tuned, train and test texts should
-come out alike. Where they do not, tuning (or the calendar) has left its mark.
+come out alike. Where they do not, tuning (or the calendar) has left its mark. The row "known passages" is the
+yardstick: English passages that every backbone has read. A small one does not recite even those, and then only the
+likelihoods, held against theirs, tell anything.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +31,17 @@ from numpy.typing import NDArray
 
 from mf_llm.atomic_files import write_csv, write_json
 from mf_llm.errors import InputError
-from mf_llm.evaluation.halved_texts import PARTS, HalvedText, TextPool
+from mf_llm.evaluation.halved_texts import PARTS, HalvedText, Sample, TextPool
 from mf_llm.evaluation.intervals import N_BOOTSTRAP, Interval, event_draws, generator, interval
+from mf_llm.evaluation.known_passages import YARDSTICK, known_passages
 from mf_llm.evaluation.provenance import data_hash, versions
 from mf_llm.events.event import Event
 from mf_llm.simulation.keyed_draws import permutation, stream_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mf_llm.models.encoding import DataEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +119,7 @@ class MemorisationReport:
             (
                 record["data_set"],
                 record["part"],
-                record["split"],
+                record["split"] or "-",
                 str(record["n"]),
                 score(record["reproduced"], bounds=True),
                 score(record["common_prefix"]),
@@ -126,7 +131,8 @@ class MemorisationReport:
         caption = (
             f"{match} tokens: share of texts continued word for word so far. common prefix: tokens, at most "
             f"{self.summary['config']['max_new_tokens']}. Log-likelihood of the second half and its gain over another "
-            "text's first half: nats per token. 95 % bootstrap over events."
+            "text's first half: nats per token. 95 % bootstrap over events (exact binomial where "
+            "no text or all of them count)."
         )
         text = render(f"Memorisation: {self.summary['backbone']}", columns, body, width, caption)
         skipped = [
@@ -144,7 +150,7 @@ def probe_memorisation(
     name: str,
     config: MemorisationConfig | None = None,
 ) -> MemorisationReport:
-    """Lets a backbone continue texts and topics of every data set.
+    """Lets a backbone continue texts and topics of every data set, and the passages of the yardstick.
 
     Args:
         event_sets: data set name -> its events, of all splits: texts that stand in several splits belong to none.
@@ -160,29 +166,21 @@ def probe_memorisation(
     encoder = DataEncoder(tokenizer)
     made_with = versions(("torch", "transformers", "tokenizers", "numpy"))
     rows, records, skipped = [], [], []
-    for data_set, events in event_sets.items():
-        for part in PARTS:
-            pool = TextPool(events, part)
-            for split in config.splits:
-                names = (data_set, part, split)
-                n = config.n_texts if part == "texts" else None
-                key = stream_key(config.seed, "memorisation", *names)
-                sample = pool.draw(split, encoder, n=n, least=config.match, key=key)
-                known = {"data_set": data_set, "part": part, "split": split}
-                counts = {"n_distinct": sample.n_distinct, "left_out": sample.left_out}
-                if len(sample.texts) < 2:
-                    # Of one text there is no other text as a control.
-                    reason = f"{len(sample.texts)} usable {part} of {sample.n_distinct} that stand in this split only"
-                    skipped.append({**known, "reason": reason, **counts})
-                    continue
-                logger.info("%s, %s, %s: %d texts", *names, len(sample.texts))
-                scores = _scores(sample.texts, backbone, tokenizer, config, key)
-                record = _record(sample.texts, scores, config, names)
-                records.append({**known, **record, **counts})
-                row = {"dataset": data_set, "part": part, "split": split, "backbone": name}
-                row |= {column: record[column] for column in ("n", "n_events", "n_failed")}
-                row |= _columns(record) | {"seed": config.seed, "versions": _words(made_with)}
-                rows.append(row)
+    for (data_set, part, split), key, sample in _samples(event_sets, encoder, config):
+        known = {"data_set": data_set, "part": part, "split": split}
+        counts = {"n_distinct": sample.n_distinct, "left_out": sample.left_out}
+        if len(sample.texts) < 2:
+            # Of one text there is no other text as a control.
+            reason = f"{len(sample.texts)} usable {part} of {sample.n_distinct} that stand in this split only"
+            skipped.append({**known, "reason": reason, **counts})
+            continue
+        logger.info("%s, %s, %s: %d texts", data_set, part, split, len(sample.texts))
+        scores = _scores(sample.texts, backbone, tokenizer, config, key)
+        record = _record(sample.texts, scores, config, (data_set, part, str(split)))
+        records.append({**known, **record, **counts})
+        row = {"dataset": data_set, "part": part, "split": split, "backbone": name}
+        row |= {column: record[column] for column in ("n", "n_events", "n_failed")}
+        rows.append(row | _columns(record) | {"seed": config.seed, "versions": _words(made_with)})
     summary = {
         "backbone": name,
         "weights": weights_fingerprint(backbone),
@@ -257,6 +255,20 @@ def event_interval(values: Floats, events: Sequence[Event], rng: np.random.Gener
     sums, counts = np.bincount(places, values), np.bincount(places)
     draws = event_draws(distinct, rng, n_bootstrap)
     return interval(values.mean(), sums[draws].sum(axis=1) / counts[draws].sum(axis=1))
+
+
+def _samples(
+    event_sets: Mapping[str, Sequence[Event]], encoder: DataEncoder, config: MemorisationConfig
+) -> Iterator[tuple[tuple[str, str, str | None], int, Sample]]:
+    """What is continued: (data set, part, split), the key of its draws, and the texts; the yardstick comes last."""
+    wanted = [(name, events, PARTS, config.splits) for name, events in event_sets.items()]
+    for name, events, parts, splits in [*wanted, (YARDSTICK, known_passages(), PARTS[:1], (None,))]:
+        for part in parts:
+            pool = TextPool(events, part)
+            for split in splits:
+                key = stream_key(config.seed, "memorisation", name, part, str(split))
+                n = config.n_texts if part == "texts" else None
+                yield (name, part, split), key, pool.draw(split, encoder, n=n, least=config.match, key=key)
 
 
 def _scores(

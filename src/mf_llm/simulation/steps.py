@@ -23,17 +23,19 @@ class Step:
         turns: indices into ``event.turns``.
         real: True in the warm-up.
         wave: survey wave, or None.
-        profiles: for each turn, the turn whose state the person has: itself, unless people are resampled.
+        resampled: for each turn, the turn whose state the person has instead; () where it is the turn itself.
     """
 
     index: int
     turns: tuple[int, ...]
     real: bool
     wave: str | None = None
-    profiles: tuple[int, ...] = ()
+    resampled: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "profiles", self.profiles or self.turns)
+    @property
+    def profiles(self) -> tuple[int, ...]:
+        """For each turn, the turn whose state the person has."""
+        return self.resampled or self.turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,7 @@ def _resampled(steps: tuple[Step, ...], event: Event, boundary: int, seed: int) 
         number = uniform_number(stream_key(seed, event.event_id, turn, "profile")) * ends[-1]
         return known[min(bisect_right(ends, number), len(known) - 1)]
 
-    return tuple(step if step.real else replace(step, profiles=tuple(map(profile, step.turns))) for step in steps)
+    return tuple(step if step.real else replace(step, resampled=tuple(map(profile, step.turns))) for step in steps)
 
 
 def _count_boundary(event: Event, config: SimulationConfig, dimension: str | None) -> int:
