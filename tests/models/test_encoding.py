@@ -1,5 +1,6 @@
 """What people wrote stays data: no control token comes out of it, in any family, whatever they write."""
 
+import copy
 import unicodedata
 
 import pytest
@@ -128,6 +129,14 @@ def test_turn_markers_that_are_ordinary_tokens_are_broken_up():
         spelled = tokenizer.decode(encoder.encode(text))
         assert not any(marker in spelled for marker in encoder.markers)
         assert spelled.replace(" ", "") == text.replace(" ", "")
+
+
+def test_runs_of_spaces_are_no_control_tokens_however_they_are_spelled():
+    tokenizer = copy.deepcopy(tiny_tokenizer("mistral"))
+    tokenizer.add_tokens(["▁▁", "▁▁▁", "<table>"])
+    control = DataEncoder(tokenizer).control_ids
+    assert not control & set(tokenizer.convert_tokens_to_ids(["▁▁", "▁▁▁"]))
+    assert tokenizer.convert_tokens_to_ids("<table>") in control
 
 
 def test_a_slow_tokenizer_is_cut_in_halves():

@@ -206,10 +206,18 @@ def test_a_tokenizer_without_an_end_token_is_refused_where_nothing_else_ends_an_
 def test_a_base_model_that_begins_with_a_token_of_its_own_gets_it():
     tokenizer = tiny_tokenizer("gemma3")
     tokenizer.chat_template = None
-    tokenizer.add_bos_token = True
+    # The flag of a tokenizer that comes from a tokenizer.json says nothing: the file itself puts the token in front.
+    assert not tokenizer.add_bos_token and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
     frame = chat_frame(tokenizer, POLICY_INSTRUCTION)
     assert frame.head[0] == tokenizer.bos_token_id and not frame.is_chat
+    assert frame.head.count(tokenizer.bos_token_id) == 1
     assert tokenizer.eos_token_id in frame.end_ids
+
+
+def test_a_base_model_that_does_not_gets_none():
+    tokenizer = tiny_tokenizer("gpt2")
+    tokenizer.chat_template = None
+    assert tokenizer.bos_token_id not in chat_frame(tokenizer, POLICY_INSTRUCTION).head
 
 
 def test_an_unknown_person_is_somebody():

