@@ -225,8 +225,9 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         self._micro = (-1, 0)  # the step, and the number of its micro-batch
         if self.args.has_text and self.args.schedule in ("sequential", "policy") and self.train_dataset is not None:
             ahead = self.args.world_size == 1
-            # Of each process its own: another one draws for other transitions.
-            file = SignalFile(Path(self.args.output_dir) / SIGNALS_FILE.format(process=self.args.process_index))
+            # Of each process its own: another one draws for other transitions. Sharded weights have no fingerprint.
+            name = SIGNALS_FILE.format(process=self.args.process_index)
+            file = None if self.is_fsdp_enabled else SignalFile(Path(self.args.output_dir) / name)
             self.preparer.store = SignalStore(self.preparer.sampler, self.train_dataset, ahead=ahead, file=file)
 
     # -- losses -------------------------------------------------------------------------------------------------------
