@@ -95,7 +95,18 @@ class Benchmark:
         if not method.is_simulated:
             return []
         names = [name for name in self.tasks if method.data_sets is None or name in method.data_sets]
-        return [self._job(method, seed, self.tasks[name]) for name in names]
+        return [self.job_of(method, seed, name) for name in names]
+
+    def job_of(self, method: MethodEntry, seed: int, data_set: str) -> Job:
+        """The job of one method, training seed and data set; made once, since its hashes and its anchor take time."""
+        key = (method.name, seed, data_set)
+        if key not in self._jobs:
+            self._jobs[key] = self._job(method, seed, self.tasks[data_set])
+        return self._jobs[key]
+
+    @cached_property
+    def _jobs(self) -> dict[tuple[str, int, str], Job]:
+        return {}
 
     @cached_property
     def judged_methods(self) -> list[Method | RolloutMethod | ReplayMethod]:

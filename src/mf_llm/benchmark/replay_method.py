@@ -26,7 +26,8 @@ _BEHAVIOUR = "behaviour"
 class ReplayMethod:
     """Reads the texts of the judged people with an annotator; a classifier is fitted on the train events first.
 
-    What was read is kept: one JSON file per data set, named by a hash of annotator and texts, without the texts.
+    What was read is kept without the texts: one JSON file per data set, named by a hash of annotator, texts and
+    judged people.
 
     Args:
         name: of the row.
@@ -93,8 +94,11 @@ class ReplayMethod:
         return [{column: one[column] for column in columns} for one in self.quality.values()]
 
     def _path(self, task: JudgingTask) -> Path:
+        from mf_llm.annotation.replay import judged_people
+
         train = [event.content_hash() for event in task.training.train] if self.annotator == "classifier" else []
-        made = [self.annotator, self.base, self.seed, train, [plan.event.content_hash() for plan in task.plans]]
+        people = [(plan.event.content_hash(), judged_people(plan)) for plan in task.plans]
+        made = [self.annotator, self.base, self.seed, task.training.dimension, train, people]
         digest = hashlib.sha256(json.dumps(made).encode()).hexdigest()[:12]
         return self.folder / self.name / f"{task.data_set}-{digest}" / "annotations.json"
 

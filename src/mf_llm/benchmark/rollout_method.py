@@ -45,15 +45,15 @@ class RolloutMethod:
             return Cell(None, "simulated on the first dimension only")
         seeds: dict[int, list[JudgedEvent]] = {}
         lacking = []
+        if self.entry.data_sets is not None and task.data_set not in self.entry.data_sets:
+            return Cell(None, "not asked for")
         for seed in self.entry.seeds:
-            jobs = [job for job in self.benchmark.jobs_of(self.entry, seed) if job.task.data_set == task.data_set]
-            if not jobs:
-                return Cell(None, "not asked for")
-            problem = _problem(jobs[0])
+            job = self.benchmark.job_of(self.entry, seed, task.data_set)
+            problem = _problem(job)
             if problem:
                 lacking.append(f"seed {seed}: {problem}")
             else:
-                seeds[seed] = self._judge(jobs[0], task)
+                seeds[seed] = self._judge(job, task)
         return Cell(MethodScores(self.name, task.label, seeds) if seeds else None, "; ".join(lacking))
 
     def _judge(self, job: Job, task: JudgingTask) -> list[JudgedEvent]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mf_llm.models import MFLLMForSimulation
 
 
-def run_jobs(jobs: Sequence[Job], *, dtype: str = "auto", events_together: int = 32) -> list[str]:
+def run_jobs(jobs: Sequence[Job], *, dtype: str = "auto", events_together: int = 32) -> list[tuple[Job, str]]:
     """Simulates what is not there yet.
 
     Under ``accelerate launch`` each process takes a part of the events of each job; all of them wait at the end.
@@ -27,7 +27,7 @@ def run_jobs(jobs: Sequence[Job], *, dtype: str = "auto", events_together: int =
         events_together: events that are simulated side by side.
 
     Returns:
-        For each job that could not be made, why.
+        The jobs that could not be made, and why.
     """
     from accelerate import PartialState
 
@@ -49,7 +49,7 @@ def run_jobs(jobs: Sequence[Job], *, dtype: str = "auto", events_together: int =
             if state.is_main_process:
                 print(f"{head}: finished in {time.perf_counter() - start:.0f} s", flush=True)
         except InputError as error:
-            problems.append(f"{job.name}: {error}")
+            problems.append((job, str(error)))
     state.wait_for_everyone()
     return problems
 

@@ -201,7 +201,7 @@ def _train(benchmark: Benchmark, runs: TrainingRuns) -> None:
         runs.train(name, seed)
 
 
-def _make_rollouts(jobs: list[Job], request: CompareRequest) -> list[str]:
+def _make_rollouts(jobs: list[Job], request: CompareRequest) -> list[tuple[Job, str]]:
     from mf_llm.benchmark.run_jobs import run_jobs
 
     return run_jobs(jobs, dtype=request.dtype, events_together=request.events_together)
@@ -225,10 +225,10 @@ def _state(job: Job) -> str:
     return f"{job.name}: {'done' if not left else f'{done} of {len(job.events)} events'} ({job.folder})"
 
 
-def _print_missing(comparison: Comparison, problems: list[str]) -> None:
-    for problem in problems:
-        print(f"not made: {problem}", file=sys.stderr)
-    known = {problem.split(":")[0].split(",")[0] for problem in problems}
+def _print_missing(comparison: Comparison, problems: list[tuple[Job, str]]) -> None:
+    for job, reason in problems:
+        print(f"not made: {job.name}: {reason}", file=sys.stderr)
+    known = {job.method.name for job, _ in problems}
     for entry in comparison.summary["missing"]:
         if entry["method"] not in known:
             print(f"missing: {entry['method']}, {entry['data_set']}: {entry['missing']}", file=sys.stderr)
