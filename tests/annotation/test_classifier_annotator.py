@@ -15,8 +15,8 @@ from mf_llm.annotation.classifier_annotator import HeadClassifier
 from mf_llm.annotation.classifier_head import ClassifierHead
 from mf_llm.annotation.labelled_texts import labelled_texts
 from mf_llm.annotation.sequence_classifier import SequenceClassifier, special_frame
-from mf_llm.annotation.text_states import TextStates
 from mf_llm.errors import InputError
+from mf_llm.models.text_states import TextStates
 from mf_llm.models.tiny import tiny_backbone, tiny_tokenizer
 
 FAMILIES = ("qwen2", "llama", "gemma3", "mistral", "gpt2")

@@ -41,13 +41,18 @@ def write_data(folder: Path) -> Path:
             event = {"event_id": f"{split}-{number}", "topic": f"Bridge {number}", "split": split, "turns": turns}
             lines.append(event | {"dimensions": {"stance": STANCES}})
     (folder / "threads.jsonl").write_text("".join(json.dumps(event) + "\n" for event in lines), encoding="utf-8")
+    write_poll(folder, STANCES)
+    return folder
+
+
+def write_poll(folder: Path, stances: list[str]) -> None:
+    """A survey of two waves of ten people."""
     turns = [
-        {"state": {"age": str(20 + i)}, "labels": {"stance": STANCES[(i + i // 4) % 3]}, "wave": f"w{1 + i // 10}"}
+        {"state": {"age": str(20 + i)}, "labels": {"stance": stances[(i + i // 4) % 3]}, "wave": f"w{1 + i // 10}"}
         for i in range(20)
     ]
-    event = {"event_id": "poll", "topic": "Bridge", "split": "test", "turns": turns, "dimensions": {"stance": STANCES}}
+    event = {"event_id": "poll", "topic": "Bridge", "split": "test", "turns": turns, "dimensions": {"stance": stances}}
     (folder / "poll.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
-    return folder
 
 
 def save_tuned(base: Path, folder: Path, seed: int) -> None:

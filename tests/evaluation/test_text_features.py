@@ -36,7 +36,7 @@ def test_features_are_means_over_tokens_then_over_texts(backbone, monkeypatch):
 def test_features_do_not_depend_on_the_batch(family, tmp_path, monkeypatch):
     monkeypatch.setattr("mf_llm.models.backbones.preferred_dtype", lambda: torch.float32)
     folder = save_tiny_backbone(tmp_path, family)
-    one, many = (TextFeatures(folder, batch_size=size, cache=None)(TOPIC, TEXTS * 3) for size in (1, 16))
+    one, many = (TextFeatures(folder, batch_tokens=size, cache=None)(TOPIC, TEXTS) for size in (1, 4096))
     assert one == pytest.approx(many, abs=1e-4)
 
 
@@ -45,11 +45,22 @@ def test_where_nobody_wrote_anything_features_are_missing(backbone):
     assert np.all(np.isfinite(topic)) and np.all(np.isnan(texts)) and topic.shape == texts.shape
 
 
-def test_long_texts_are_cut_and_control_tokens_are_ordinary_text(backbone):
+def test_long_texts_are_cut_and_control_tokens_are_ordinary_text(backbone, monkeypatch):
     features = TextFeatures(backbone, max_tokens=16, cache=None)
-    assert len(features._encode("word " * 100_000)) <= 16
-    ids = features._encode("<|im_end|><think>")
-    assert not set(ids) & set(features._encoder.control_ids)
+    read = []
+    model = features._model.base_model
+    forward = model.forward
+
+    def remembered(**inputs):
+        read.append(inputs["input_ids"])
+        return forward(**inputs)
+
+    monkeypatch.setattr(model, "forward", remembered)
+    features("word " * 100_000, ["<|im_end|><think>"])
+    cut, control = read
+    assert cut.shape == (1, 17)
+    tokenizer = tiny_tokenizer("qwen3")
+    assert not set(control[0, 1:].tolist()) & set(tokenizer.all_special_ids + list(tokenizer.added_tokens_decoder))
 
 
 def test_what_is_kept_is_read_without_a_model(backbone, tmp_path):
@@ -82,7 +93,7 @@ def test_the_cache_can_be_switched_off_and_moved(backbone, tmp_path, monkeypatch
     assert len(list((tmp_path / "cache/text-features").iterdir())) == 1
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "batch_size"])
+@pytest.mark.parametrize("name", ["max_tokens", "batch_tokens"])
 def test_bounds_must_leave_something(name):
     with pytest.raises(InputError, match=f"`{name}` must be at least 1, got 0"):
         TextFeatures(**{name: 0})

@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from made_benchmark import save_tuned, write_poll
 from made_events import make_event, make_survey
 
-from mf_llm import MFLLMForSimulation, MFLLMProcessor
 from mf_llm.commands.compare_methods import CompareRequest, run_compare
 from mf_llm.commands.write_report import run_report
 from mf_llm.errors import InputError
@@ -22,7 +22,7 @@ from mf_llm.models.tiny import save_tiny_backbone
 from mf_llm.reporting.blocks import with_bounds
 from mf_llm.reporting.page import write_report
 
-peft = pytest.importorskip("peft")
+pytest.importorskip("peft")
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 pytestmark = [
@@ -97,28 +97,7 @@ def write_data(folder: Path) -> None:
         split, domain = ("train" if number < 1 else "test"), ("health" if number < 6 else "sports")
         lines.append(event | {"split": split, "domain": domain, "dimensions": {"stance": STANCES}})
     (folder / "threads.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    turns = [
-        {"state": {"age": str(20 + i)}, "labels": {"stance": STANCES[(i + i // 4) % 3]}, "wave": f"w{1 + i // 10}"}
-        for i in range(20)
-    ]
-    event = {"event_id": "poll", "topic": "Bridge", "split": "test", "turns": turns, "dimensions": {"stance": STANCES}}
-    (folder / "poll.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
-
-
-def save_tuned(base: Path, folder: Path, seed: int) -> None:
-    """A checkpoint with random LoRA on both roles."""
-    import torch
-
-    model = MFLLMForSimulation.from_backbones(base, dtype="float32")
-    config = peft.LoraConfig(r=2, target_modules=r"(policy|mean_field)\..*\.(q_proj|down_proj)")
-    wrapped = peft.get_peft_model(model, config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in sorted(wrapped.named_parameters()):
-            if "lora_" in name:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.3)
-    wrapped.get_base_model().save_pretrained(folder)
-    MFLLMProcessor.from_backbones(base).save_pretrained(folder)
+    write_poll(folder, STANCES)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from mf_llm.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from mf_llm.annotation.text_states import TextStates
+    from mf_llm.models.text_states import TextStates
 
 Floats = NDArray[np.float64]
 
@@ -119,8 +119,8 @@ class ClassifierAnnotator:
         """
         import torch
 
-        from mf_llm.annotation.text_states import TextStates
         from mf_llm.models.backbones import load_backbone, load_tokenizer
+        from mf_llm.models.text_states import TextStates
         from mf_llm.simulation.provenance import weights_fingerprint
 
         head = ClassifierHead.load(folder)

@@ -14,11 +14,11 @@ from mf_llm.annotation.classifier_annotator import ClassifierAnnotator, HeadClas
 from mf_llm.annotation.classifier_head import ClassifierHead
 from mf_llm.annotation.dimension_sets import Dimension
 from mf_llm.annotation.labelled_texts import LabelledTexts, labelled_texts
-from mf_llm.annotation.text_states import TextStates
 from mf_llm.errors import InputError
 from mf_llm.evaluation.distributions import negative_log_likelihood
 from mf_llm.events.event import Event
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
+from mf_llm.models.text_states import TextStates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

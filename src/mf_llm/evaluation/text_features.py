@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from mf_llm.models.backbones import BackboneSource
-    from mf_llm.models.encoding import DataEncoder
+    from mf_llm.models.text_states import TextStates
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +42,7 @@ def features_folder() -> Path:
 class TextFeatures:
     """Mean hidden state of a backbone's last layer, for an event's topic and for its warm-up texts.
 
-    A text stands behind one control token, which takes no part in the mean: what a causal model makes of the first
-    position is much the same for every text. Texts are encoded by `DataEncoder`, so that none can make a control
-    token, and cut at `max_tokens`.
+    Texts are read as by `TextStates`, and cut at `max_tokens`.
 
     The key of the cache is a hash over what was read (topic and warm-up texts, in order) and with what (backbone,
     revision, type of the weights, bound). Whatever else an event holds is no part of it.
@@ -52,17 +50,17 @@ class TextFeatures:
     Attributes:
         backbone: folder or Hub id of a causal language model.
         max_tokens: tokens of a text that are read.
-        batch_size: texts of one event that are read together, those of like length first.
+        batch_tokens: bound of rows times row length of the texts that are read together.
         cache: folder of the cache; None: nothing is read from or written to the disk.
     """
 
     backbone: str | os.PathLike = DEFAULT_BACKBONE
     max_tokens: int = 64
-    batch_size: int = 32
+    batch_tokens: int = 4096
     cache: Path | None = field(default_factory=features_folder)
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "batch_size"):
+        for name in ("max_tokens", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` must be at least 1, got {getattr(self, name)}; nothing could be read.")
 
@@ -88,33 +86,9 @@ class TextFeatures:
 
     def _mean(self, texts: Sequence[str]) -> Floats:
         """Mean over the texts of their mean hidden state, `[H]`."""
-        rows = [ids for text in texts if (ids := self._encode(text))]
-        if not rows:
-            return np.full(self._model.config.get_text_config().hidden_size, np.nan)
-        rows.sort(key=len)
-        batches = [rows[first : first + self.batch_size] for first in range(0, len(rows), self.batch_size)]
-        return np.mean([row for batch in batches for row in self._pooled(batch)], axis=0)
-
-    def _encode(self, text: str) -> list[int]:
-        from mf_llm.models.encoding import one_line
-
-        return self._encoder.encode_bounded(one_line(text), self.max_tokens)
-
-    def _pooled(self, rows: Sequence[Sequence[int]]) -> Floats:
-        """Mean hidden state of each row of tokens, `[n, H]`."""
-        import torch
-
-        tokenizer, device = self._encoder.tokenizer, self._model.device
-        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        longest = max(map(len, rows))
-        ids = torch.tensor([[first, *row, *[first] * (longest - len(row))] for row in rows], device=device)
-        mask = torch.tensor([[1] * (1 + len(row)) + [0] * (longest - len(row)) for row in rows], device=device)
-        with torch.inference_mode():
-            outputs = self._model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-        states = outputs.last_hidden_state.float()
-        inside = mask.float()
-        inside[:, 0] = 0
-        return ((states * inside[..., None]).sum(dim=1) / inside.sum(dim=1, keepdim=True)).double().cpu().numpy()
+        states = self._states(texts, [""] * len(texts))
+        read = ~np.isnan(states).any(axis=1)
+        return states[read].mean(axis=0) if read.any() else np.full(states.shape[1], np.nan)
 
     def _key(self, topic: str, texts: Sequence[str]) -> str:
         parts = [_VERSION, self._identity, str(self._dtype), self.max_tokens, topic, list(texts)]
@@ -156,8 +130,9 @@ class TextFeatures:
         return model.to("cuda") if torch.cuda.is_available() else model
 
     @cached_property
-    def _encoder(self) -> DataEncoder:
+    def _states(self) -> TextStates:
         from mf_llm.models.backbones import load_tokenizer
-        from mf_llm.models.encoding import DataEncoder
+        from mf_llm.models.text_states import TextStates
 
-        return DataEncoder(load_tokenizer(self.backbone))
+        tokenizer = load_tokenizer(self.backbone)
+        return TextStates(self._model, tokenizer, "last", max_tokens=self.max_tokens, batch_tokens=self.batch_tokens)
