@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from transformers import TopPLogitsWarper
 
 from mf_llm.simulation.keyed_draws import draw_categories, keyed_sample, permutation, stream_key, uniform_number
-from mf_llm.simulation.sampling import KeyedGumbel, gumbel_noise
+from mf_llm.simulation.sampling import KeyedGumbel, TopP, gumbel_noise, noisy_scores
 
 KEYS = [stream_key("seed", 0, "event", i) for i in range(20_000)]
 
@@ -158,6 +159,28 @@ def test_the_argmax_draws_from_the_distribution():
     counts = np.bincount(scores.argmax(1).numpy(), minlength=4)
     assert counts[2] == 0
     assert stats.chisquare(counts[[0, 1, 3]], np.array([0.5, 0.2, 0.3]) * len(KEYS)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 4.0, 30.0])
+def test_candidates_that_are_left_out_could_not_have_won(spread):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(300, 5000, generator=generator) * spread
+    scores[::3, 100:4000] = -torch.inf
+    keys = signed(KEYS[:300])
+    noisy = noisy_scores(scores, keys, 2)
+    assert torch.equal(noisy.argmax(dim=1), (scores + gumbel_noise(keys, 2, 5000)).argmax(dim=1))
+    assert torch.isfinite(noisy).sum() < torch.isfinite(scores).sum() or spread < 4
+
+
+# -- top-p ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.85, 0.999])
+def test_top_p_keeps_what_sorting_the_vocabulary_keeps(top_p):
+    generator = torch.Generator().manual_seed(1)
+    spread = torch.tensor([0.01, 0.5, 2.0, 5.0, 20.0]).repeat(8)[:, None]  # from flat to certain
+    scores = torch.randn(40, 3000, generator=generator) * spread
+    assert torch.equal(TopP(top_p, candidates=64)(None, scores), TopPLogitsWarper(top_p)(None, scores))
 
 
 def test_the_token_index_is_counted_from_the_prompt():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,18 @@ from transformers import (
     StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
-    TopPLogitsWarper,
     TypicalLogitsWarper,
 )
 
 from mf_llm.simulation.readout import SharedPrefix, _outgrows_window
-from mf_llm.simulation.sampling import KeyedGumbel
+from mf_llm.simulation.sampling import KeyedGumbel, TopP
+from mf_llm.simulation.shared_attention import can_share
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
+
+# From so many rows on, one prefix is read for all of them at once. Fewer go together with rows behind other prefixes.
+_MANY = 16
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,12 @@ class _FiniteGuard(LogitsProcessor):
         self._calls = 0
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        broken = ~torch.isfinite(torch.logsumexp(scores.float(), dim=-1)).cpu()
+        # The largest is finite just where the logits are a distribution: NaN passes through, so does infinity.
+        broken = ~torch.isfinite(scores.amax(dim=-1)).cpu()
         self.failed_at[broken & ~self.failed] = self._calls
         self.failed |= broken
         self._calls += 1
-        return torch.where(broken.to(scores.device)[:, None], torch.zeros_like(scores), scores)
+        return scores.masked_fill(broken.to(scores.device)[:, None], 0.0) if broken.any() else scores
 
 
 @torch.inference_mode()
@@ -105,14 +110,13 @@ def generate_keyed(
         end_ids: tokens that end an answer; those of `generation_config` do too.
         max_new_tokens: bound of an answer.
         line_break_ids: tokens with a line break; if given, an answer also ends at the first of them behind some text.
-        batch_tokens: bound of rows times row length.
+        batch_tokens: bound of rows times row length, with the prefix where each row holds a copy of it.
     """
     end_ids = answer_ends(end_ids, generation_config)
     alike = prefix is None or isinstance(prefix, SharedPrefix)
     prefixes: list[SharedPrefix | None] = [prefix] * len(segments) if alike else list(prefix)
     answers: list[Generated | None] = [None] * len(segments)
-    lengths = [(len(p.ids) if p is not None else 0, len(s)) for p, s in zip(prefixes, segments, strict=True)]
-    for batch in _row_batches(backbone, lengths, max_new_tokens, batch_tokens):
+    for batch in _batches(backbone, prefixes, segments, max_new_tokens, batch_tokens):
         generated = _generate_batch(
             backbone,
             [prefixes[i] for i in batch],
@@ -126,6 +130,31 @@ def generate_keyed(
         for i, answer in zip(batch, generated, strict=True):
             answers[i] = answer
     return [answer for answer in answers if answer is not None]
+
+
+def _batches(
+    backbone: PreTrainedModel,
+    prefixes: Sequence[SharedPrefix | None],
+    segments: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_tokens: int,
+) -> list[list[int]]:
+    """Rows that are generated together: many behind one prefix on their own, without counting it, the others mixed."""
+    lengths = [(len(p.ids) if p is not None else 0, len(s)) for p, s in zip(prefixes, segments, strict=True)]
+    behind: dict[int, list[int]] = {}
+    for i, prefix in enumerate(prefixes):
+        behind.setdefault(id(prefix), []).append(i)
+    batches, mixed = [], []
+    for rows in behind.values():
+        p, s = lengths[rows[0]][0], max(lengths[i][1] for i in rows)
+        many = len(rows) >= _MANY and can_share(backbone) and not _outgrows_window(backbone, p + s + max_new_tokens)
+        if p == 0 or not many:
+            mixed += rows
+            continue
+        own = _row_batches(backbone, [(0, lengths[i][1]) for i in rows], max_new_tokens, batch_tokens)
+        batches += [[rows[j] for j in batch] for batch in own]
+    rest = _row_batches(backbone, [lengths[i] for i in mixed], max_new_tokens, batch_tokens)
+    return batches + [[mixed[j] for j in batch] for batch in rest]
 
 
 def _row_batches(
@@ -185,14 +214,16 @@ def _generate_batch(
         pad_token_id=end_ids[0],
     )
     noise = [] if not generation_config.do_sample else [KeyedGumbel(keys, ids.shape[1])]
-    output = backbone.generate(
-        input_ids=ids.to(backbone.device),
-        attention_mask=mask.to(backbone.device),
-        past_key_values=_stacked([prefix for prefix in prefixes if prefix is not None]),
-        logits_processor=LogitsProcessorList([guard, *processors, *noise]),
-        stopping_criteria=StoppingCriteriaList([first_line] if line_break_ids else []),
-        generation_config=greedy,
-    )
+    shown = [prefix for prefix in prefixes if prefix is not None]
+    with _before(backbone, shown, ids.shape[1] + max_new_tokens) as cache:
+        output = backbone.generate(
+            input_ids=ids.to(backbone.device),
+            attention_mask=mask.to(backbone.device),
+            past_key_values=cache,
+            logits_processor=LogitsProcessorList([guard, *processors, *noise]),
+            stopping_criteria=StoppingCriteriaList([first_line] if line_break_ids else []),
+            generation_config=greedy,
+        )
     answers = []
     for i, row in enumerate(output[:, ids.shape[1] :].tolist()):
         length = next((j for j, token in enumerate(row) if token in end_ids), len(row))
@@ -204,11 +235,23 @@ def _generate_batch(
     return answers
 
 
-def _stacked(prefixes: Sequence[SharedPrefix]) -> DynamicCache | None:
-    """One cache row for each prefix, padded in front; None for no rows."""
+@contextmanager
+def _before(backbone: PreTrainedModel, prefixes: Sequence[SharedPrefix], length: int) -> Iterator[DynamicCache | None]:
+    """The cache of a batch of rows of at most `length` tokens behind these prefixes, one for each row, or None."""
     distinct = list({id(prefix): prefix for prefix in prefixes}.values())
-    if len(distinct) < 2:
-        return distinct[0].expanded(len(prefixes)) if distinct else None
+    if len(distinct) > 1:
+        yield _stacked(prefixes, distinct)
+    elif not distinct:
+        yield None
+    elif len(prefixes) < _MANY or _outgrows_window(backbone, length):
+        yield distinct[0].expanded(len(prefixes))
+    else:
+        with distinct[0].before(backbone, len(prefixes)) as cache:
+            yield cache
+
+
+def _stacked(prefixes: Sequence[SharedPrefix], distinct: Sequence[SharedPrefix]) -> DynamicCache:
+    """One cache row for each prefix, padded in front."""
     places = {id(prefix): place for place, prefix in enumerate(distinct)}
     rows = torch.tensor([places[id(prefix)] for prefix in prefixes])
     # The longest one's cache says how many tokens there are; layers replace their tensors, they never write into them.
@@ -238,7 +281,7 @@ def _processors(
         if config.top_k:
             warpers.append(TopKLogitsWarper(config.top_k))
         if config.top_p is not None and config.top_p < 1.0:
-            warpers.append(TopPLogitsWarper(config.top_p))
+            warpers.append(TopP(config.top_p))
         if config.min_p is not None:
             warpers.append(MinPLogitsWarper(config.min_p))
         if config.typical_p is not None and config.typical_p < 1.0:

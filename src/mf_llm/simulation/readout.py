@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
+
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
+
+# Logits that are held at once, in float32: a large vocabulary outweighs everything else.
+_LOGITS_AT_ONCE = 2**26
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class SharedPrefix:
 
     Attributes:
         ids: its P token ids.
-        cache: keys and values of these tokens, batch of 1. Copied before use, never written.
+        cache: keys and values of these tokens, batch of 1. Copied or shared, never written.
     """
 
     ids: tuple[int, ...]
@@ -32,6 +38,15 @@ class SharedPrefix:
         if rows > 1:
             cache.batch_repeat_interleave(rows)
         return cache
+
+    @contextmanager
+    def before(self, backbone: PreTrainedModel, rows: int) -> Iterator[DynamicCache]:
+        """A cache for `rows` behind this prefix, within a sliding window: one for all where the backbone can share."""
+        if rows > 1 and can_share(backbone):
+            with sharing(backbone):
+                yield shared_cache(self.cache)
+        else:
+            yield self.expanded(rows)
 
 
 @torch.inference_mode()
@@ -78,7 +93,7 @@ def option_log_likelihoods(
         prefix: the shared part (P tokens).
         segments: N token lists, one per person.
         options: K token lists, each of at least one token.
-        batch_tokens: bound of rows times row length, prefix included.
+        batch_tokens: bound of rows times row length, with the prefix where each row holds a copy of it.
         advance: told after each batch how many people it settled.
 
     Returns:
@@ -90,7 +105,9 @@ def option_log_likelihoods(
     longest = len(prefix.ids) + max(map(len, unique)) + sum(map(len, options))
     read = _by_copies if _outgrows_window(backbone, longest) else _by_tree
     scores = np.empty((len(unique), len(options)))
-    for batch in _batches(unique, len(prefix.ids) + sum(map(len, options)), batch_tokens, read is _by_copies):
+    overhead = sum(map(len, options)) + (0 if read is _by_tree and can_share(backbone) else len(prefix.ids))
+    most = max(1, _LOGITS_AT_ONCE // (backbone.config.get_text_config().vocab_size * (1 + sum(map(len, options)))))
+    for batch in _batches(unique, overhead, batch_tokens, most, read is _by_copies):
         values = read(backbone, prefix, batch, options)
         for segment, value in zip(batch, values.double().cpu().numpy(), strict=True):
             scores[distinct[segment]] = value
@@ -194,13 +211,13 @@ def _outgrows_window(backbone: PreTrainedModel, length: int) -> bool:
 
 
 def _batches(
-    segments: list[tuple[int, ...]], overhead: int, batch_tokens: int, equal_lengths: bool
+    segments: list[tuple[int, ...]], overhead: int, batch_tokens: int, most: int, equal_lengths: bool
 ) -> list[list[tuple[int, ...]]]:
-    """Length-sorted segments in batches of at most `batch_tokens` (at least one row each)."""
+    """Length-sorted segments in batches of at most `batch_tokens` and `most` rows (at least one row each)."""
     batches: list[list[tuple[int, ...]]] = []
     for segment in segments:
         batch = batches[-1] if batches else []
-        full = (len(batch) + 1) * (overhead + len(segment)) > batch_tokens
+        full = len(batch) == most or (len(batch) + 1) * (overhead + len(segment)) > batch_tokens
         if not batch or full or (equal_lengths and len(batch[-1]) != len(segment)):
             batches.append([segment])
         else:
@@ -237,19 +254,21 @@ def _by_tree(
     seen |= torch.eye(width + len(flat), dtype=torch.bool)[None]  # padding sees itself: a softmax over nothing is NaN
     seen = torch.cat([torch.ones(rows, width + len(flat), p, dtype=torch.bool), seen], dim=2)
     mask = torch.zeros(seen.shape, dtype=backbone.dtype).masked_fill_(~seen, torch.finfo(backbone.dtype).min)
-    logits = backbone(
-        input_ids=ids.to(device),
-        attention_mask=mask[:, None].to(device),
-        position_ids=positions.to(device),
-        past_key_values=prefix.expanded(rows),
-        use_cache=True,
-        logits_to_keep=len(flat) + 1,
-    ).logits
-    log_p = torch.log_softmax(logits.float(), dim=-1)
-    scores = log_p.new_zeros(rows, len(options))
+    with prefix.before(backbone, rows) as cache:
+        logits = backbone(
+            input_ids=ids.to(device),
+            attention_mask=mask[:, None].to(device),
+            position_ids=positions.to(device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=len(flat) + 1,
+        ).logits
+    logits = logits.float()
+    total = torch.logsumexp(logits, dim=-1)
+    scores = logits.new_zeros(rows, len(options))
     for k, option in enumerate(options):
         places = [0, *(1 + starts[k] + j for j in range(len(option) - 1))]
-        scores[:, k] = log_p[:, places, list(option)].sum(dim=1)
+        scores[:, k] = (logits[:, places, list(option)] - total[:, places]).sum(dim=1)
     return scores
 
 

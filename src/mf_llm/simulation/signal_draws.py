@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mf_llm.simulation.generation import Generated
-from mf_llm.simulation.sampling import gumbel_noise, signed_64
+from mf_llm.simulation.sampling import noisy_scores, signed_64
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
@@ -152,10 +152,10 @@ def _draw_rows(
     rows = list(range(len(keys)))  # which answer each row of the batch belongs to
     for counter in range(max_new_tokens):
         # In the order of operations of `generate_keyed`, so that equal logits give equal draws.
-        broken = ~torch.isfinite(torch.logsumexp(logits.float(), dim=-1))
-        scores = torch.where(broken[:, None], 0.0, logits.float()) / temperature
-        scores = torch.log_softmax(scores, dim=-1)
-        tokens = (scores + gumbel_noise(keys, counter, scores.shape[1])).argmax(dim=-1)
+        scores = logits.float()
+        broken = ~torch.isfinite(scores.amax(dim=-1))
+        scores = scores.masked_fill(broken[:, None], 0.0) / temperature
+        tokens = noisy_scores(scores, keys, counter).argmax(dim=-1)
         state = torch.stack([tokens, torch.isin(tokens, ends).long(), broken.long()], dim=1).tolist()
         for row, (token, ended, failed) in zip(rows, state, strict=True):
             if row in settled:
