@@ -8,7 +8,14 @@ ROOT = Path(__file__).parent
 
 EXTRAS = {
     "train": ["peft>=0.17", "trl>=1.10", "tensorboard>=2.16"],
-    "eval": ["evaluate>=0.4.5", "scipy>=1.13", "rich>=13", "scikit-learn>=1.6", "statsmodels>=0.14"],
+    "eval": [
+        "evaluate>=0.4.5",
+        "rich>=13",
+        "scikit-learn>=1.6",
+        "scipy>=1.13",
+        "scoringrules>=0.9",
+        "statsmodels>=0.14",
+    ],
     "plot": ["matplotlib>=3.8"],
     "endpoint": ["huggingface-hub[inference]>=1.0"],
 }
