@@ -8,6 +8,7 @@ import torch
 from small_events import FAMILIES, model_of, processor_of
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+from mf_llm.simulation import generation
 from mf_llm.simulation.generation import Generated, generate_keyed
 from mf_llm.simulation.keyed_draws import stream_key
 from mf_llm.simulation.readout import encode_prefix
@@ -213,3 +214,28 @@ def test_a_backbone_that_would_search_beams_draws_all_the_same():
     for changes in ({"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}, {"max_length": 4}):
         config = config_of("qwen2", **changes)
         assert generate_keyed(backbone, None, prompts, keys, generation_config=config, **settings) == plain
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("how", ["shared", "stacked", "alone"])
+def test_rows_that_are_done_leave_without_a_trace(family, how, monkeypatch):
+    backbone, config = model_of(family).backbone("policy"), config_of(family, do_sample=True)
+    one, other = (encode_prefix(backbone, random_ids(8, n)) for n in (1, 2))
+    prefixes = {"shared": one, "stacked": [one, other] * 10, "alone": None}[how]
+    segments, keys = [random_ids(3 + n % 4, n) for n in range(20)], list(range(20))
+    ends = list(range(3, 140))  # so many that answers end here and there
+    answers, rows = [], []
+    real = backbone.generate
+    monkeypatch.setattr(
+        backbone, "generate", lambda **kwargs: (rows.append(len(kwargs["input_ids"])), real(**kwargs))[1]
+    )
+    for stretch in (1, 4, 1000):
+        monkeypatch.setattr(generation, "_STRETCH", stretch)
+        answers.append(
+            generate_keyed(
+                backbone, prefixes, segments, keys, generation_config=config, end_ids=ends, max_new_tokens=NEW
+            )
+        )
+    assert answers[0] == answers[1] == answers[2]
+    assert len({len(answer.ids) for answer in answers[0]}) > 2
+    assert len(set(rows)) > 2  # some left before others

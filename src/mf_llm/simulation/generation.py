@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # From so many rows on, one prefix is read for all of them at once. Fewer go together with rows behind other prefixes.
 _MANY = 16
+# Tokens between two looks at which rows are done.
+_STRETCH = 16
 
 
 @dataclass(frozen=True)
@@ -204,35 +206,83 @@ def _generate_batch(
         for part, end in ((prefix, p), (segment, p + width)):
             ids[i, end - len(part) : end] = torch.tensor(part, dtype=torch.long)
             mask[i, end - len(part) : end] = 1
-    guard = _FiniteGuard(len(segments))
-    first_line = _AfterFirstLine(line_break_ids, ids.shape[1])
-    greedy, processors = _processors(
-        generation_config,
-        ids.shape[1],
-        max_new_tokens=max_new_tokens,
-        eos_token_id=list(end_ids),
-        pad_token_id=end_ids[0],
-    )
-    noise = [] if not generation_config.do_sample else [KeyedGumbel(keys, ids.shape[1])]
     shown = [prefix for prefix in prefixes if prefix is not None]
     with _before(backbone, shown, ids.shape[1] + max_new_tokens) as cache:
-        output = backbone.generate(
-            input_ids=ids.to(backbone.device),
-            attention_mask=mask.to(backbone.device),
-            past_key_values=cache,
-            logits_processor=LogitsProcessorList([guard, *processors, *noise]),
-            stopping_criteria=StoppingCriteriaList([first_line] if line_break_ids else []),
-            generation_config=greedy,
+        rows, failed_at = _write(
+            backbone,
+            ids.to(backbone.device),
+            mask.to(backbone.device),
+            cache,
+            keys,
+            generation_config,
+            end_ids,
+            max_new_tokens,
+            line_break_ids,
         )
     answers = []
-    for i, row in enumerate(output[:, ids.shape[1] :].tolist()):
+    for i, row in enumerate(rows):
         length = next((j for j, token in enumerate(row) if token in end_ids), len(row))
-        failed = bool(guard.failed[i]) and int(guard.failed_at[i]) <= length
+        failed = 0 <= failed_at[i] <= length
         # Behind an answer that its first line ended stands padding, which looks like an end token.
         cut = _first_line_ends(row[:length], line_break_ids)
         done = Generated(tuple(row[:length]), end=row[length] if length < len(row) and not cut else None)
         answers.append(Generated((), "non_finite_logits") if failed else done)
     return answers
+
+
+def _write(
+    backbone: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    cache: DynamicCache | None,
+    keys: Sequence[int],
+    generation_config: GenerationConfig,
+    end_ids: Sequence[int],
+    max_new_tokens: int,
+    line_break_ids: Sequence[int],
+) -> tuple[list[list[int]], list[int]]:
+    """New tokens of each row, and where its logits first were no distribution (-1: nowhere).
+
+    After each stretch of tokens the rows that are done leave, so that the others need not wait for them.
+    """
+    prompt_length, written = ids.shape[1], 0
+    answers: list[list[int]] = [[] for _ in keys]
+    failed_at = [-1] * len(answers)
+    rows = list(range(len(answers)))  # whose answer each row of the batch is
+    first_line = StoppingCriteriaList([_AfterFirstLine(line_break_ids, prompt_length)] if line_break_ids else [])
+    while True:
+        guard = _FiniteGuard(len(rows))
+        limits = {"max_new_tokens": min(_STRETCH, max_new_tokens - written), "eos_token_id": list(end_ids)}
+        greedy, processors = _processors(generation_config, prompt_length, pad_token_id=end_ids[0], **limits)
+        if greedy.min_new_tokens:
+            greedy.min_new_tokens = max(greedy.min_new_tokens - written, 0)
+        if generation_config.do_sample:
+            processors.append(KeyedGumbel([keys[row] for row in rows], prompt_length))
+        output = backbone.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            logits_processor=LogitsProcessorList([guard, *processors]),
+            stopping_criteria=first_line,
+            generation_config=greedy,
+            return_dict_in_generate=True,
+        )
+        new = output.sequences[:, ids.shape[1] :]
+        going = []
+        for i, (row, tokens) in enumerate(zip(rows, new.tolist(), strict=True)):
+            answers[row] += tokens
+            if guard.failed[i]:
+                failed_at[row] = written + int(guard.failed_at[i])
+            elif not (set(tokens) & set(end_ids) or _first_line_ends(answers[row], line_break_ids)):
+                going.append(i)
+        written += new.shape[1]
+        if not going or written >= max_new_tokens:
+            return answers, failed_at
+        ids, mask, cache = output.sequences, torch.cat([mask, torch.ones_like(new)], dim=1), output.past_key_values
+        if len(going) < len(rows):
+            chosen = torch.tensor(going, device=ids.device)
+            ids, mask, rows = ids[chosen], mask[chosen], [rows[i] for i in going]
+            cache.batch_select_indices(chosen)
 
 
 @contextmanager
