@@ -19,6 +19,8 @@ from small_events import (
 )
 
 from mf_llm import Event
+from mf_llm.benchmark.method_entry import UNTUNED
+from mf_llm.benchmark.method_list import PACKAGED, load_method_list
 from mf_llm.simulation.simulation_config import READOUTS, SIGNALS
 
 pytest.importorskip("peft")
@@ -102,6 +104,27 @@ def test_the_future_does_not_matter(signal, readout, anchored, action, steps):
     assert sum(row.source == "real" for row in expected.actions) == WARM_UP
     assert len(expected.actions) == len(event.turns)
     assert outcome(found) == outcome(expected)
+    assert CANARY not in texts_read(processor, seen)
+
+
+LISTS = {name: load_method_list(name) for name in PACKAGED}
+METHODS = [(name, entry.name) for name, methods in LISTS.items() for entry in methods.select(["all"])]
+
+
+@pytest.mark.parametrize(
+    ("listed", "method"), [(a, b) for a, b in METHODS if LISTS[a].methods[b].is_simulated], ids=lambda value: value
+)
+@pytest.mark.parametrize("sampled", [False, True], ids=["exact", "sampled"])
+def test_the_future_does_not_matter_for_any_method_of_the_benchmark(listed, method, sampled):
+    methods = LISTS[listed]
+    entry = methods.methods[method]
+    options = methods.options_of(entry.sampled() if sampled else entry, "covid19_rumours")
+    model = model_of(FAMILY) if entry.kind == UNTUNED else adapted_model(FAMILY)
+    processor, event = processor_of(FAMILY), event_for("count")
+    settings = options | {"warm_up": WARM_UP, "max_new_tokens": 3, "signal_max_tokens": 5}
+    with every_input(model) as seen:
+        found = run(model, processor, randomised(event, len(method), keep_slots=False), **settings)
+    assert outcome(found) == outcome(run(model, processor, event, **settings))
     assert CANARY not in texts_read(processor, seen)
 
 
