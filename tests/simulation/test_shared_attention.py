@@ -8,7 +8,7 @@ from mf_llm.models.tiny import TINY_FAMILIES
 from mf_llm.simulation import generation, readout
 from mf_llm.simulation.generation import generate_keyed
 from mf_llm.simulation.readout import encode_prefix, option_log_likelihoods
-from mf_llm.simulation.shared_attention import can_share, shared_attention, shared_cache, sharing
+from mf_llm.simulation.shared_attention import SharedKeys, can_share, shared_attention, shared_cache, sharing
 
 OPTIONS = [[5, 9], [7], [8, 11, 30]]
 
@@ -17,26 +17,39 @@ def random_ids(count, seed):
     return torch.randint(20, 300, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
+@pytest.mark.parametrize("counts", [None, (7,), (3, 1, 3), (2, 2, 2, 1), (0, 4, 0, 3, 0)], ids=str)
 @pytest.mark.parametrize("mask", ["boolean", "added", None])
 @pytest.mark.parametrize("heads", [(6, 2), (4, 4), (3, 1)], ids=str)
-def test_the_softmax_is_that_over_prefix_and_own_tokens(mask, heads, monkeypatch):
+def test_the_softmax_is_that_over_prefix_and_own_tokens(heads, mask, counts, monkeypatch):
     torch.manual_seed(0)
     (q, kv), rows, length, own, p, size = heads, 7, 3, 5, 11, 8
     query, scale = torch.randn(rows, q, length, size), 0.3
-    ahead, values_ahead = torch.randn(2, 1, kv, p, size)
+    ahead, values_ahead = torch.randn(2, len(counts or (1,)), kv, p, size)
     keys, values = torch.randn(2, rows, kv, own, size)
     seen = torch.ones(rows, 1, length, p + own, dtype=torch.bool)
     if mask is not None:
         seen[..., p:] = torch.rand(rows, 1, length, own) < 0.6
+        if counts is not None:  # prefixes are padded in front
+            seen[2:, ..., :4] = False
     given = {"boolean": seen, "added": torch.zeros(seen.shape).masked_fill(~seen, -3e38), None: None}[mask]
-    whole = [torch.cat([a.expand(rows, -1, -1, -1), b], dim=2) for a, b in ((ahead, keys), (values_ahead, values))]
+    owners = torch.repeat_interleave(torch.tensor(counts or (rows,)))
+    whole = [torch.cat([a[owners], b], dim=2) for a, b in ((ahead, keys), (values_ahead, values))]
     expected = torch.nn.functional.scaled_dot_product_attention(
         query, *whole, attn_mask=seen, scale=scale, enable_gqa=True
     )
-    for at_once in (10**9, 1):  # in one piece, and row by row
+    for at_once in (10**9, 1, 2 * q * length * (p + own)):  # in one piece, row by row, and by twos
         monkeypatch.setattr("mf_llm.simulation.shared_attention._SCORES_AT_ONCE", at_once)
-        got = shared_attention(query, ahead, values_ahead, keys, values, given, scale)
+        got = shared_attention(query, SharedKeys(ahead, values_ahead, counts), keys, values, given, scale)
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_that_leave_take_their_prefixes_with_them():
+    keys, values = torch.randn(2, 5, 2, 3, 4)
+    prefix = SharedKeys(keys, values, (2, 0, 3, 1, 1))
+    few = prefix.selected(torch.tensor([3, 6]))
+    assert few.counts == (1, 1) and torch.equal(few.keys, keys[[2, 4]]) and torch.equal(few.values, values[[2, 4]])
+    most = prefix.selected(torch.tensor([1, 2, 3, 5]))
+    assert most.counts == (1, 0, 2, 1, 0) and most.keys is keys  # not worth a copy
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
@@ -81,7 +94,7 @@ def test_the_prefix_is_neither_copied_nor_written(monkeypatch):
     with sharing(backbone), torch.inference_mode():
         backbone(input_ids=torch.tensor([random_ids(4, 2)] * 50), past_key_values=cache, use_cache=True)
     for layer, other, keys in zip(prefix.cache.layers, cache.layers, before, strict=True):
-        assert other.prefix[0].data_ptr() == layer.keys.data_ptr()
+        assert other.prefix.keys.data_ptr() == layer.keys.data_ptr()
         assert torch.equal(layer.keys, keys)
         assert other.keys.shape[-2] == 4 and other.get_seq_length() == 34
 

@@ -22,7 +22,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from mf_llm.simulation.readout import SharedPrefix, _outgrows_window
+from mf_llm.simulation.readout import SharedPrefix, outgrows_window
 from mf_llm.simulation.sampling import KeyedGumbel, TopP
 from mf_llm.simulation.shared_attention import can_share
 
@@ -149,7 +149,7 @@ def _batches(
     batches, mixed = [], []
     for rows in behind.values():
         p, s = lengths[rows[0]][0], max(lengths[i][1] for i in rows)
-        many = len(rows) >= _MANY and can_share(backbone) and not _outgrows_window(backbone, p + s + max_new_tokens)
+        many = len(rows) >= _MANY and can_share(backbone) and not outgrows_window(backbone, p + s + max_new_tokens)
         if p == 0 or not many:
             mixed += rows
             continue
@@ -165,7 +165,7 @@ def _row_batches(
     """Rows that are generated together, of similar lengths of prefix and segment: at most `batch_tokens`, padded."""
     p, s = (max(column, default=0) for column in zip(*lengths, strict=True)) if lengths else (0, 0)
     # Padding between prefix and segment would eat slots of a sliding window: equally long rows there.
-    equal = p > 0 and _outgrows_window(backbone, p + s + max_new_tokens)
+    equal = p > 0 and outgrows_window(backbone, p + s + max_new_tokens)
     batches: list[list[int]] = []
     widest = (0, 0)
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
@@ -293,7 +293,7 @@ def _before(backbone: PreTrainedModel, prefixes: Sequence[SharedPrefix], length:
         yield _stacked(prefixes, distinct)
     elif not distinct:
         yield None
-    elif len(prefixes) < _MANY or _outgrows_window(backbone, length):
+    elif len(prefixes) < _MANY or outgrows_window(backbone, length):
         yield distinct[0].expanded(len(prefixes))
     else:
         with distinct[0].before(backbone, len(prefixes)) as cache:

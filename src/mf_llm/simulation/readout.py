@@ -103,7 +103,7 @@ def option_log_likelihoods(
     rows = [distinct.setdefault(tuple(segment), len(distinct)) for segment in segments]
     unique = sorted(distinct, key=len)
     longest = len(prefix.ids) + max(map(len, unique)) + sum(map(len, options))
-    read = _by_copies if _outgrows_window(backbone, longest) else _by_tree
+    read = _by_copies if outgrows_window(backbone, longest) else _by_tree
     scores = np.empty((len(unique), len(options)))
     overhead = sum(map(len, options)) + (0 if read is _by_tree and can_share(backbone) else len(prefix.ids))
     most = max(1, _LOGITS_AT_ONCE // (backbone.config.get_text_config().vocab_size * (1 + sum(map(len, options)))))
@@ -205,7 +205,8 @@ def sliding_window(backbone: PreTrainedModel) -> int | None:
     return window if getattr(config, "use_sliding_window", True) else None
 
 
-def _outgrows_window(backbone: PreTrainedModel, length: int) -> bool:
+def outgrows_window(backbone: PreTrainedModel, length: int) -> bool:
+    """Whether rows of so many tokens do not fit into the smallest sliding window."""
     window = sliding_window(backbone)
     return window is not None and length > window
 

@@ -1,4 +1,4 @@
-"""Attention of many rows over one shared prefix, which is held and read once instead of once per row.
+"""Attention of many rows over shared prefixes, which are held and read once instead of once per row.
 
 The softmax over prefix and own tokens is taken in one piece, so that nothing is approximated; what differs from rows
 that each hold a copy of the prefix is rounding. Source: Juravsky et al. 2024, "Hydragen", arXiv 2402.05099.
@@ -6,8 +6,10 @@ that each hold a copy of the prefix is rounding. Source: Juravsky et al. 2024, "
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,12 +26,77 @@ NAME = "mf_llm_shared_prefix"
 _SCORES_AT_ONCE = 4_000_000
 
 
-class _SharedLayer(DynamicLayer):
-    """Keys and values of one layer: those of the prefix once, ``[1, H, P, D]``, and those of each row behind it."""
+@dataclass(frozen=True)
+class SharedKeys:
+    """Keys and values of prefixes in one layer, and how many rows stand behind each of them.
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    Attributes:
+        keys, values: ``[B, H, P, D]``, padded in front to the longest of the B prefixes.
+        counts: rows behind each prefix, in the order of the rows; None for one prefix that all rows stand behind.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    counts: tuple[int, ...] | None = None
+
+    def parts(self, rows: int, size: int) -> Iterator[tuple[slice, SharedKeys]]:
+        """About `size` rows at a time, with the prefixes that they stand behind."""
+        if self.counts is None:
+            for start in range(0, rows, size):
+                yield slice(start, min(start + size, rows)), self
+            return
+        first = start = end = 0
+        for last, count in enumerate(self.counts, 1):
+            end += count
+            if end > start and (end - start >= size or last == len(self.counts)):
+                pieces = slice(first, last)
+                yield slice(start, end), SharedKeys(self.keys[pieces], self.values[pieces], self.counts[pieces])
+                first, start = last, end
+
+    def selected(self, rows: torch.Tensor) -> SharedKeys:
+        """Those behind which these rows (in increasing order) stand."""
+        if self.counts is None:
+            return self
+        owners = torch.repeat_interleave(torch.tensor(self.counts))[rows.cpu()]
+        counts = torch.bincount(owners, minlength=len(self.counts))
+        left = counts.nonzero()[:, 0]
+        if 2 * len(left) > len(counts):  # not worth a copy
+            return replace(self, counts=tuple(counts.tolist()))
+        place = left.to(self.keys.device)
+        return SharedKeys(self.keys[place], self.values[place], tuple(counts[left].tolist()))
+
+    def by_prefix(self, x: torch.Tensor) -> torch.Tensor:
+        """``[rows, H, T, E]`` -> ``[B, H, R * T, E]``, with R rows behind each prefix, some of them made up."""
+        _, heads, together, size = x.shape
+        if self._slots is not None:
+            x = x.new_zeros(len(self.keys) * self._most, heads, together, size).index_copy_(0, self._slots, x)
+        return x.view(len(self.keys), -1, heads, together, size).transpose(1, 2).flatten(2, 3)
+
+    def by_row(self, x: torch.Tensor, together: int) -> torch.Tensor:
+        """What `by_prefix` did, undone."""
+        b, heads, _, size = x.shape
+        x = x.view(b, heads, -1, together, size).transpose(1, 2).flatten(0, 1)
+        return x if self._slots is None else x[self._slots]
+
+    @cached_property
+    def _most(self) -> int:
+        return max(self.counts or (1,))
+
+    @cached_property
+    def _slots(self) -> torch.Tensor | None:
+        """Place of each row among R places for each prefix; None where there is a row for each place."""
+        if self.counts is None or set(self.counts) == {self._most}:
+            return None
+        places = [n * self._most + i for n, count in enumerate(self.counts) for i in range(count)]
+        return torch.tensor(places, device=self.keys.device)
+
+
+class _SharedLayer(DynamicLayer):
+    """Keys and values of one layer: those of the prefixes once, and those of each row behind them."""
+
+    def __init__(self, prefix: SharedKeys) -> None:
         super().__init__()
-        self.prefix = (keys, values)
+        self.prefix = prefix
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -41,10 +108,15 @@ class _SharedLayer(DynamicLayer):
         return keys, values
 
     def get_seq_length(self) -> int:
-        return self.prefix[0].shape[-2] + super().get_seq_length()
+        return self.prefix.keys.shape[-2] + super().get_seq_length()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.prefix = self.prefix.selected(indices)
+        if self.is_initialized:
+            self.keys, self.values = self.keys[indices], self.values[indices]
 
 
 def can_share(backbone: PreTrainedModel) -> bool:
@@ -52,10 +124,22 @@ def can_share(backbone: PreTrainedModel) -> bool:
     return backbone.config.get_text_config()._attn_implementation in ("sdpa", NAME)
 
 
-def shared_cache(cache: DynamicCache) -> DynamicCache:
-    """A cache for any number of rows behind the prefix that `cache` (a batch of 1) holds; to be used in `sharing`."""
+def shared_cache(cache: DynamicCache, owners: Sequence[int] | None = None) -> DynamicCache:
+    """A cache for rows behind prefixes, which are not copied; to be used in `sharing`.
+
+    Args:
+        cache: keys and values of the prefixes; no sliding window of theirs may be outgrown.
+        owners: the prefix of each row, in increasing order; None: `cache` holds one, for any number of rows.
+    """
     shared = DynamicCache()
-    shared.layers = [_SharedLayer(layer.keys, layer.values) for layer in cache.layers]
+    if owners is None:
+        shared.layers = [_SharedLayer(SharedKeys(layer.keys, layer.values)) for layer in cache.layers]
+        return shared
+    first, last = owners[0], owners[-1] + 1
+    counts = tuple(torch.bincount(torch.tensor(owners) - first, minlength=last - first).tolist())
+    shared.layers = [
+        _SharedLayer(SharedKeys(layer.keys[first:last], layer.values[first:last], counts)) for layer in cache.layers
+    ]
     return shared
 
 
@@ -84,52 +168,48 @@ def _attention(
     if prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return shared_attention(query, *prefix, key, value, attention_mask, scaling).transpose(1, 2), None
+    return shared_attention(query, prefix, key, value, attention_mask, scaling).transpose(1, 2), None
 
 
 def shared_attention(
     query: torch.Tensor,
-    prefix_keys: torch.Tensor,
-    prefix_values: torch.Tensor,
+    prefix: SharedKeys,
     keys: torch.Tensor,
     values: torch.Tensor,
     mask: torch.Tensor | None,
     scaling: float,
 ) -> torch.Tensor:
-    """``softmax(scaling * q [K_prefix; K]^T + mask) [V_prefix; V]``, with one prefix for all rows.
+    """``softmax(scaling * q [K_prefix; K]^T + mask) [V_prefix; V]``, with prefixes that rows share.
 
     Args:
-        query: ``[B, G * H, L, D]``, G query heads to each of the H heads of keys.
-        prefix_keys, prefix_values: ``[1, H, P, D]``, which everybody sees.
-        keys, values: ``[B, H, S, D]``, each row's own.
-        mask: ``[B or 1, 1, L, P + S]``, boolean (True: seen) or added to the scores; None: everything is seen.
+        query: ``[rows, G * H, L, D]``, G query heads to each of the H heads of keys.
+        prefix: of P tokens. Where there is but one, all of it is seen, whatever the mask says.
+        keys, values: ``[rows, H, S, D]``, each row's own.
+        mask: ``[rows or 1, 1, L, P + S]``, boolean (True: seen) or added to the scores; None: everything is seen.
         scaling: of the scores.
 
     Returns:
-        ``[B, G * H, L, D]``
+        ``[rows, G * H, L, D]``
     """
     rows, heads, length, size = query.shape
-    n_keys, p, own = keys.shape[1], prefix_keys.shape[-2], keys.shape[-2]
+    n_keys, p, own = keys.shape[1], prefix.keys.shape[-2], keys.shape[-2]
     if mask is not None and mask.shape[-1] != p + own:
         raise ValueError(f"`mask` must cover {p} + {own} tokens, got {mask.shape[-1]}; rows would see something else.")
     together = heads // n_keys * length
+    hidden = p if prefix.counts is None else 0
     grouped = (query * scaling).reshape(rows, n_keys, together, size)
     out = torch.empty_like(grouped)
-    step = max(1, _SCORES_AT_ONCE // (heads * length * (p + own)))
-    for start in range(0, rows, step):
-        part = slice(start, min(start + step, rows))
+    for part, piece in prefix.parts(rows, max(1, _SCORES_AT_ONCE // (heads * length * (p + own)))):
         q = grouped[part]
-        n = q.shape[0]
-        scores = q.new_empty(n, n_keys, together, p + own)
-        # One product for all rows: [H, n * G * L, D] with [H, D, P].
-        ahead = q.transpose(0, 1).reshape(n_keys, n * together, size) @ prefix_keys[0].transpose(1, 2)
-        scores[..., :p] = ahead.view(n_keys, n, together, p).transpose(0, 1)
+        scores = q.new_empty(len(q), n_keys, together, p + own)
+        # One product for all rows behind a prefix: [R * G * L, D] with [D, P].
+        scores[..., :p] = piece.by_row(piece.by_prefix(q) @ piece.keys.transpose(2, 3), together)
         scores[..., p:] = q @ keys[part].transpose(2, 3)
         if mask is not None:
-            _hide(scores.view(n, heads, length, p + own)[..., p:], (mask[part] if len(mask) > 1 else mask)[..., p:])
+            seen = mask[part] if len(mask) > 1 else mask
+            _hide(scores.view(len(q), heads, length, p + own)[..., hidden:], seen[..., hidden:])
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-        seen = weights[..., :p].transpose(0, 1).reshape(n_keys, n * together, p) @ prefix_values[0]
-        out[part] = seen.view(n_keys, n, together, size).transpose(0, 1)
+        out[part] = piece.by_row(piece.by_prefix(weights[..., :p]) @ piece.values, together)
         out[part] += weights[..., p:] @ values[part]
     return out.view(rows, heads, length, size)
 

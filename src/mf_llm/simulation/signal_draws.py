@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mf_llm.simulation.generation import Generated
+from mf_llm.simulation.readout import outgrows_window
 from mf_llm.simulation.sampling import noisy_scores, signed_64
+from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
@@ -40,7 +43,7 @@ def draw_signals(
         temperature: more than 0.
         end_ids: the tokens that end an answer, all of them (see `answer_ends`).
         max_new_tokens: bound of an answer, the end token included.
-        batch_tokens: bound of rows times row length (at least one row).
+        batch_tokens: bound of rows times row length (at least one row), without the prompt where it is shared.
 
     Returns:
         B lists of answers, in the order of `keys`. `Generated.end` tells a drawn end from the length bound.
@@ -107,21 +110,24 @@ def _draw_group(
         logits_to_keep=1,
     ).logits[:, -1]
     rows = [(i, key) for i, row_keys in enumerate(keys) for key in row_keys]
-    size = max(batch_tokens // (width + max_new_tokens), 1)
+    share = can_share(backbone) and not outgrows_window(backbone, width + max_new_tokens)
+    size = max(batch_tokens // (max_new_tokens if share else width + max_new_tokens), 1)
     drawn: list[list[Generated]] = [[] for _ in prompts]
     for start in range(0, len(rows), size):
         batch = rows[start : start + size]
-        owner = torch.tensor([i for i, _ in batch], device=device)
-        found = _draw_rows(
-            backbone,
-            logits[owner],
-            _selected(cache, owner),
-            mask[owner],
-            torch.tensor([signed_64(key) for _, key in batch], dtype=torch.int64, device=device),
-            temperature=temperature,
-            end_ids=end_ids,
-            max_new_tokens=max_new_tokens,
-        )
+        owners = [i for i, _ in batch]
+        owner = torch.tensor(owners, device=device)
+        with sharing(backbone) if share else nullcontext():
+            found = _draw_rows(
+                backbone,
+                logits[owner],
+                shared_cache(cache, owners) if share else _selected(cache, owner),
+                mask[owner],
+                torch.tensor([signed_64(key) for _, key in batch], dtype=torch.int64, device=device),
+                temperature=temperature,
+                end_ids=end_ids,
+                max_new_tokens=max_new_tokens,
+            )
         for (i, _), one in zip(batch, found, strict=True):
             drawn[i].append(one)
     return drawn
