@@ -18,6 +18,7 @@ EXTRAS = {
     ],
     "plot": ["matplotlib>=3.8"],
     "endpoint": ["huggingface-hub[inference]>=1.0"],
+    "serving": ["transformers[serving]>=5.21"],  # `transformers serve`: a server of one's own, and a test against it
 }
 EXTRAS["dev"] = sorted(
     {requirement for name in ("train", "eval", "plot") for requirement in EXTRAS[name]}

@@ -30,6 +30,8 @@ _PUBLIC_NAMES = {
     "Rollout": "mf_llm.simulation",
     "load_rollouts": "mf_llm.simulation",
     "simulate": "mf_llm.simulation",
+    "Endpoint": "mf_llm.endpoints",
+    "Forecast": "mf_llm.forecasting",
     "load_metric": "mf_llm.metrics",
     "compare": "mf_llm.evaluation",
     "evaluate_rollouts": "mf_llm.evaluation",

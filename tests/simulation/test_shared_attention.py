@@ -5,7 +5,7 @@ import torch
 from small_events import model_of
 
 from mf_llm.models.tiny import TINY_FAMILIES
-from mf_llm.simulation import generation, readout
+from mf_llm.simulation import readout, row_batches
 from mf_llm.simulation.generation import generate_keyed
 from mf_llm.simulation.readout import encode_prefix, option_log_likelihoods
 from mf_llm.simulation.shared_attention import SharedKeys, can_share, shared_attention, shared_cache, sharing
@@ -81,7 +81,7 @@ def test_answers_are_those_behind_copies(family, monkeypatch):
         shared = generate_keyed(backbone, prefix, segments, keys, **arguments)
         assert bool(passes) == (length == 2 or family not in ("gemma3", "mistral"))
         with monkeypatch.context() as patched:
-            patched.setattr(generation, "can_share", lambda backbone: False)
+            patched.setattr(row_batches, "can_share", lambda backbone: False)
             patched.setattr(readout, "can_share", lambda backbone: False)
             assert shared == generate_keyed(backbone, prefix, segments, keys, **arguments)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Any
 
 from mf_llm.annotation.annotation_prompts import CONTENT_FREE, words_of
 from mf_llm.annotation.dimension_sets import Dimension, name_key, prompt_language
+from mf_llm.endpoints.json_answers import json_objects, without_reasoning
+from mf_llm.endpoints.text_encoding import line_as_data
 from mf_llm.models.encoding import one_line
 
 ENDPOINT_PROMPT_VERSION = 1
@@ -19,11 +19,6 @@ WRONG_CATEGORY = "wrong_category"
 
 _FIELD = "category"
 _MAX_CHARACTERS = 4000
-_THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
-# A template may open the block in the prompt, so that an answer holds its end alone.
-_THINKING_END = re.compile(r".*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-# A server reads control tokens in a message as such; a space makes them ordinary words.
-_TURN_MARKER = re.compile(r"<(?=[|/｜▁<\w])|\[(?=/?[A-Z_]{2,}\])")
 
 _ASK = {
     "en": 'Answer in JSON and nothing else: {"category": "..."} with one of the categories above, spelled as there.',
@@ -57,7 +52,7 @@ def messages(dimension: Dimension, topic: str, text: str) -> list[dict[str, str]
 
 def as_data(text: str) -> str:
     """A text of others on one line, without anything a chat template could take for one of its marks."""
-    return _TURN_MARKER.sub(lambda mark: mark.group() + " ", one_line(text[:_MAX_CHARACTERS]))
+    return line_as_data(text, _MAX_CHARACTERS)
 
 
 def read_answer(content: str | None, dimension: Dimension) -> tuple[int | None, str | None]:
@@ -66,10 +61,10 @@ def read_answer(content: str | None, dimension: Dimension) -> tuple[int | None, 
     Reasoning blocks, code fences and words around the JSON object are left aside. Ids and labels count as names;
     capitals, ``_`` and ``-`` do not matter.
     """
-    text = _THINKING_END.sub("", _THINKING.sub("", content or ""))
+    text = without_reasoning(content or "")
     if not text.strip():
         return None, EMPTY_ANSWER
-    objects = _objects(text)
+    objects = json_objects(text)
     if not objects:
         return None, INVALID_JSON
     answers = [found[_FIELD] for found in objects if isinstance(found.get(_FIELD), str)]
@@ -80,17 +75,3 @@ def read_answer(content: str | None, dimension: Dimension) -> tuple[int | None, 
         if name_key(answers[0]) in keys:
             return keys.index(name_key(answers[0])), None
     return None, WRONG_CATEGORY
-
-
-def _objects(text: str) -> list[dict[str, Any]]:
-    """The JSON objects in a text, in order."""
-    decoder, found, start = json.JSONDecoder(), [], text.find("{")
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            found.append(value)
-        start = text.find("{", end)
-    return found

@@ -9,9 +9,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mf_llm.atomic_files import write_json
+from mf_llm.endpoints.counters import Counters
 from mf_llm.errors import InputError
 from mf_llm.evaluation.protocol import MAX_LABELLED, Windows, choose_windows, labelled_length
 from mf_llm.evaluation.protocol_config import protocol_config
@@ -24,13 +25,16 @@ from mf_llm.simulation.run_folder import check_distinct_ids, write_run_tables
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, plan_simulation
 
+if TYPE_CHECKING:
+    from mf_llm.endpoints import Endpoint
+
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateRequest:
     """What the command line asked for.
 
     `options` are fields of `SimulationConfig`; None counts as not given. What is not given is simulated as the
-    checkpoint was trained, or by default.
+    checkpoint was trained, or by default. With an `endpoint`, models behind it take the place of `model`.
     """
 
     events: str
@@ -40,8 +44,9 @@ class SimulateRequest:
     limit: int | None = None
     model: str | None = None
     dtype: str = "auto"
+    endpoint: Endpoint | None = None
     seeds: tuple[int, ...] = (0,)
-    events_together: int = 1
+    events_together: int | None = None
     resume: bool = False
     dry_run: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +67,8 @@ def run_simulate(request: SimulateRequest) -> None:
     """Plans, estimates, loads the model, simulates, and says where the run folder is."""
     sets = load_event_sets(request.events)
     _check_event_ids(request, sets)
-    model_name = request.model or DEFAULT_BACKBONE
+    request = _with_defaults(request)
+    model_name = str(request.model)
     request, trained = _as_trained(request, model_name)
     jobs = [_job(name, events, request, trained) for name, events in sets.items()]
     for reason in [reason for job in jobs for reason in job.skipped][:5]:
@@ -77,14 +83,10 @@ def run_simulate(request: SimulateRequest) -> None:
             f"({n_skipped} left out); change --split, --event or --warm-up."
         )
     check_distinct_ids([event for job in jobs for event in job.events])
-    # Side by side is faster; where that was never measured, the speed of one after the other is on the safe side.
-    speed = remembered_speed(_batched_name(request, model_name), request.dtype)
-    speed = speed or remembered_speed(model_name, request.dtype)
-    total = Estimate.total([estimate(job.events, job.plans, job.config) for job in jobs for _ in request.seeds])
     used = [name for name, value in trained.items() if any(getattr(job.config, name) == value for job in jobs)]
     if used:
         print(f"As {Path(model_name).name} was trained: {', '.join(f'{n} {_word(trained[n])}' for n in used)}.")
-    print(total.describe(model_name, speed, n_seeds=len(request.seeds)))
+    print(_expected(request, model_name, jobs))
     if request.dry_run:
         return
     output = request.output or Path("runs") / _default_name(request.events)
@@ -102,13 +104,9 @@ def run_simulate(request: SimulateRequest) -> None:
 
 
 def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], output: Path) -> None:
-    from transformers.utils.logging import disable_progress_bar
-
-    from mf_llm.models.loading import load_model_and_processor
     from mf_llm.simulation.runner import simulate
 
-    disable_progress_bar()  # that of loading weights; the simulation has its own
-    model, processor = load_model_and_processor(model_name, dtype=request.dtype)
+    model, processor = (request.endpoint, None) if request.endpoint else _load(model_name, request.dtype)
     start, rollouts = time.perf_counter(), []
     for job in jobs:
         for seed in request.seeds:
@@ -121,24 +119,67 @@ def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], o
                 output=output,
                 resume=request.resume,
                 data_set=job.data_set,
-                events_together=request.events_together,
+                events_together=request.events_together or 1,
             )
     write_run_tables(output, rollouts)
     seconds = time.perf_counter() - start
-    if not request.resume:
+    if not request.resume and request.endpoint is None:
         remember_speed(_batched_name(request, model_name), request.dtype, Estimate.of_rollouts(rollouts), seconds)
     people = sum(len(rollout.simulated()) for rollout in rollouts)
     failed = sum(rollout.n_failed for rollout in rollouts)
+    if request.endpoint is not None:
+        print(Counters.from_dict(json.loads((output / "endpoint.json").read_text(encoding="utf-8"))).describe())
     print(
         f"{len(rollouts)} rollouts, {people} people simulated in {seconds:.0f} s ({people / seconds:.1f} people/s), "
         f"{failed} failed generations.\nRun folder: {output}\nScore it: mf-llm evaluate {shlex.quote(str(output))}"
     )
 
 
+def _load(model_name: str, dtype: str) -> tuple[Any, Any]:
+    from transformers.utils.logging import disable_progress_bar
+
+    from mf_llm.models.loading import load_model_and_processor
+
+    disable_progress_bar()  # that of loading weights; the simulation has its own
+    return load_model_and_processor(model_name, dtype=dtype)
+
+
+def _expected(request: SimulateRequest, model_name: str, jobs: Sequence[_Job]) -> str:
+    """What the run will take, for the terminal."""
+    n_seeds = len(request.seeds)
+    if request.endpoint is not None:
+        from mf_llm.simulation.engines.endpoint_estimate import EndpointEstimate, estimate_endpoint
+
+        parts = [estimate_endpoint(job.events, job.plans, job.config, request.endpoint) for job in jobs]
+        return sum(parts * n_seeds, EndpointEstimate()).describe(request.endpoint, n_seeds=n_seeds)
+    # Side by side is faster; where that was never measured, the speed of one after the other is on the safe side.
+    speed = remembered_speed(_batched_name(request, model_name), request.dtype)
+    speed = speed or remembered_speed(model_name, request.dtype)
+    total = Estimate.total([estimate(job.events, job.plans, job.config) for job in jobs for _ in request.seeds])
+    return total.describe(model_name, speed, n_seeds=n_seeds)
+
+
+def _with_defaults(request: SimulateRequest) -> SimulateRequest:
+    """The request with a model, and with as many events side by side as keep it busy."""
+    endpoint = request.endpoint
+    if endpoint is None:
+        return replace(request, model=request.model or DEFAULT_BACKBONE, events_together=request.events_together or 1)
+    if request.model is not None:
+        raise InputError(
+            f"`--model` must be left out with --endpoint, got {request.model!r}; models behind a server are named by "
+            "--endpoint-model."
+        )
+    # While the last people of a step answer, the server is idle: two people for each request in flight.
+    people = request.options.get("agents_per_step") or SimulationConfig.agents_per_step
+    together = request.events_together or max(1, -(-2 * endpoint.concurrency // people))
+    return replace(request, model=endpoint.model, dtype="server", events_together=together)
+
+
 def _as_trained(request: SimulateRequest, model_name: str) -> tuple[SimulateRequest, dict[str, Any]]:
     """The request with what was not given taken from the checkpoint, and what that is."""
     given = {name: value for name, value in request.options.items() if value is not None}
-    trained = {name: value for name, value in trained_options(model_name).items() if name not in given}
+    known = {} if request.endpoint else trained_options(model_name)  # a server does not say
+    trained = {name: value for name, value in known.items() if name not in given}
     if given.get("calibrated") or given.get("anchored") is False:  # a plain readout was asked for
         for name in ("anchored", "option_orders"):
             trained.pop(name, None)
@@ -211,6 +252,7 @@ def _run_record(request: SimulateRequest, model_name: str, jobs: Sequence[_Job])
         "events": str(source.resolve()) if source.exists() else request.events,
         "model": model_name,
         "dtype": request.dtype,
+        "endpoint": request.endpoint.fingerprint() if request.endpoint is not None else None,
         "seeds": list(request.seeds),
         "data_sets": {
             job.data_set: {
@@ -225,7 +267,7 @@ def _run_record(request: SimulateRequest, model_name: str, jobs: Sequence[_Job])
 
 def _check_resumed(record: dict[str, Any], found: dict[str, Any], output: Path) -> None:
     """A run may be resumed with more events or seeds, never with another model or other settings."""
-    for key in ("model", "dtype"):
+    for key in ("model", "dtype", "endpoint"):
         check_same_run({key: record[key]}, {key: found.get(key)}, output)
     for name in record["data_sets"].keys() & found.get("data_sets", {}).keys():
         ours, theirs = record["data_sets"][name], found["data_sets"][name]

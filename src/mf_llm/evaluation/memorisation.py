@@ -218,11 +218,11 @@ def mean_log_likelihoods(
     """
     import torch
 
-    from mf_llm.simulation.generation import _row_batches
+    from mf_llm.simulation.row_batches import row_batches
 
     rows = [[*context, *continuation] for context, continuation in zip(contexts, continuations, strict=True)]
     scores = np.empty(len(rows))
-    for batch in _row_batches(backbone, [(0, len(row)) for row in rows], 0, batch_tokens):
+    for batch in row_batches(backbone, [None] * len(rows), rows, 0, batch_tokens):
         width = max(len(rows[i]) for i in batch)
         # Padding stands behind the text, where a causal model does not see it.
         ids = torch.tensor([rows[i] + [0] * (width - len(rows[i])) for i in batch], device=backbone.device)

@@ -133,11 +133,14 @@ def _one(event: Event, plan: Plan, config: SimulationConfig) -> Estimate:
     for step in rollout_steps:
         states = ["\n".join(render_state(event.turns[i].state)) for i in step.profiles]
         lengths = {state: min(_tokens(state), config.max_state_tokens) + 12 for state in states}
+        # The people of a state take turns: in a population it is read in every order.
+        readings = passes * orders if step.counts else passes
         if plan.answer.kind != "text":
-            prompt += passes * sum(length + choices for length in lengths.values())
+            prompt += readings * sum(length + choices for length in lengths.values())
         if plan.answer.kind != "choice":
             everybody = config.writers is None or plan.answer.kind == "text"
-            writers = len(states) if everybody else min(config.writers or 0, len(states))
+            able = min(config.listed_actions, step.n_people) if step.counts else len(states)
+            writers = able if everybody else min(config.writers or 0, able)
             prompt += sum(lengths[state] for state in states) * writers // len(states)
             new += writers * (config.max_new_tokens or _POLICY_TOKENS)
     if config.signal in ("text", "both"):
@@ -145,7 +148,7 @@ def _one(event: Event, plan: Plan, config: SimulationConfig) -> Estimate:
         listed = min(config.listed_actions, config.agents_per_step) * 30
         prompt += signals * min(_INSTRUCTION_TOKENS + _SIGNAL_TOKENS + listed, config.max_prompt_tokens)
         new += signals * (config.signal_max_tokens or _MEAN_FIELD_TOKENS)
-    return Estimate(1, len(plan.steps), plan.n_simulated, prompt, new)
+    return Estimate(1, len(plan.steps), sum(step.n_people for step in rollout_steps), prompt, new)
 
 
 def _tokens(text: str) -> int:

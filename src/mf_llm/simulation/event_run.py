@@ -7,40 +7,33 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mf_llm.atomic_files import plain, write_json
 from mf_llm.errors import InputError
 from mf_llm.events import Event
-from mf_llm.models.processing_mf_llm import MFLLMProcessor
 from mf_llm.simulation.anchor import carry_forward
-from mf_llm.simulation.bounds import within_context
-from mf_llm.simulation.generation import Generated
+from mf_llm.simulation.engines.engine import Engine
 from mf_llm.simulation.journal import FinishedStep, Journal, check_same_run
-from mf_llm.simulation.mean_field_step import MeanFieldStep
-from mf_llm.simulation.policy_step import Decisions, PolicyStep
 from mf_llm.simulation.progress import Progress
 from mf_llm.simulation.rollout import ActionRow, Rollout, StepRow
 from mf_llm.simulation.signal_writing import SignalRequest
-from mf_llm.simulation.signals import PopulationHistory, count_shares, shown_signal
+from mf_llm.simulation.signals import PopulationHistory, count_people, count_shares, shown_signal
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, Step
 from mf_llm.simulation.told_actions import real_actions
-
-if TYPE_CHECKING:
-    from mf_llm.models import MFLLMForSimulation
 
 
 class EventRun:
     """One event on its way to a rollout.
 
-    A step is made by `decide`, `act`, `signal_request` and `finish`, in this order; what the model generates is handed
-    in, so that several events can have it generated at once.
+    A step is made by `decide`, `act`, `signal_request` and `finish`, in this order; what is written is handed in, so
+    that several events can have it written at once.
 
     Args:
-        model, processor: the two models and their prompts.
+        engine: who answers for people and mean field.
         event: what is simulated.
         config, plan: how.
         versions, data_set: kept in the rollout.
@@ -50,8 +43,7 @@ class EventRun:
 
     def __init__(
         self,
-        model: MFLLMForSimulation,
-        processor: MFLLMProcessor,
+        engine: Engine,
         event: Event,
         config: SimulationConfig,
         plan: Plan,
@@ -61,10 +53,10 @@ class EventRun:
         bar: Progress,
         folder: Path | None,
     ) -> None:
-        config, processor = within_context(model, config), processor.with_wording(config.wording)
+        config = engine.fitted(config)
         self.event, self.config, self.plan, self.bar, self.folder = event, config, plan, bar, folder
-        self.policy = PolicyStep(model, processor, event, config, plan, _carry(event, config, plan))
-        self.mean_field = MeanFieldStep(model, processor, event, config, plan)
+        self.policy = engine.policy(event, config, plan, _carry(event, config, plan), folder)
+        self.mean_field = engine.mean_field(event, config, plan, folder)
         self.history = PopulationHistory(event, plan.answer.options, plan.answer.dimension, plan.profiles)
         self.text_signal: str | None = None
         self.signal_failure: str | None = None
@@ -84,6 +76,10 @@ class EventRun:
             "signal_max_tokens": self.mean_field.max_new_tokens,
             "max_prompt_tokens": config.max_prompt_tokens,
         }
+        if plan.is_population:
+            step = plan.steps[-1]
+            steps = sum(not one.real for one in plan.steps)
+            resolved["population"] = {"states": len(step.turns), "people": step.n_people, "steps": steps}
         self.rollout = Rollout(
             event_id=event.event_id,
             event_hash=event.content_hash(),
@@ -116,7 +112,7 @@ class EventRun:
         done = self.journal.finished
         for finished_step in done:
             self._take_in(finished_step)
-            self.bar.advance(0 if finished_step.step.real else finished_step.step.n_people)
+            self.bar.advance(0 if finished_step.step.real else len(self.plan.steps[finished_step.step.step].turns))
         if done and not done[-1].step.real:
             self.policy.recall(None if self.config.signal == "none" else done[-1].step.signal)
         self.waiting = list(self.plan.steps[len(done) :])
@@ -128,25 +124,25 @@ class EventRun:
         """The step that is being made."""
         return self.waiting[0]
 
-    def decide(self) -> Decisions | None:
+    def decide(self) -> Any | None:
         """Begins a step: what its people decide, or None where they are real."""
         self.bar.describe(self.event, self.plan, self.step)
         self._before, self._spent, self._signal = self._tokens(), 0.0, self._shown()
         with self._timed():
             return None if self.step.real else self.policy.decide(self.step, self._signal, self.bar.advance)
 
-    def act(self, decisions: Decisions | None, generated: list[Generated]) -> None:
+    def act(self, decisions: Any | None, written: Any) -> None:
         """What the people of the step did.
 
         Args:
             decisions: from `decide`.
-            generated: what the writers among them wrote.
+            written: what the engine had them write.
         """
         with self._timed():
             if decisions is None:
                 self._rows = real_actions(self.event, self.step, self.plan.answer.dimension)
             else:
-                self._rows = self.policy.rows(decisions, generated, self.bar.advance)
+                self._rows = self.policy.rows(decisions, written, self.bar.advance)
 
     def signal_request(self) -> SignalRequest | None:
         """The signal that the mean-field model has to write after the step, if any."""
@@ -168,13 +164,14 @@ class EventRun:
             step=self.step.index,
             real=self.step.real,
             wave=self.step.wave,
-            n_people=len(rows),
+            n_people=self.step.n_people,
             n_failed=sum(row.failure is not None for row in rows),
             signal=self._signal or "",
             signal_failure=self.signal_failure,
             shares=count_shares(rows, options).normalised if options else None,
             prompt_tokens=after[0] - before[0],
             new_tokens=after[1] - before[1],
+            counts=count_people(rows, options) if self.step.counts else None,
         )
         text = signal if signal is not None else self.text_signal if failure is None else None
         finished = FinishedStep(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +21,13 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from mf_llm.simulation.readout import SharedPrefix, outgrows_window
+from mf_llm.simulation.readout import SharedPrefix
+from mf_llm.simulation.row_batches import first_cache, row_batches
 from mf_llm.simulation.sampling import KeyedGumbel, TopP
-from mf_llm.simulation.shared_attention import can_share
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
-# From so many rows on, one prefix is read for all of them at once. Fewer go together with rows behind other prefixes.
-_MANY = 16
 # Tokens between two looks at which rows are done.
 _STRETCH = 16
 
@@ -112,13 +109,13 @@ def generate_keyed(
         end_ids: tokens that end an answer; those of `generation_config` do too.
         max_new_tokens: bound of an answer.
         line_break_ids: tokens with a line break; if given, an answer also ends at the first of them behind some text.
-        batch_tokens: bound of rows times row length, with the prefix where each row holds a copy of it.
+        batch_tokens: bound of rows times row length; a prefix counts once where its rows share it.
     """
     end_ids = answer_ends(end_ids, generation_config)
     alike = prefix is None or isinstance(prefix, SharedPrefix)
     prefixes: list[SharedPrefix | None] = [prefix] * len(segments) if alike else list(prefix)
     answers: list[Generated | None] = [None] * len(segments)
-    for batch in _batches(backbone, prefixes, segments, max_new_tokens, batch_tokens):
+    for batch in row_batches(backbone, prefixes, segments, max_new_tokens, batch_tokens):
         generated = _generate_batch(
             backbone,
             [prefixes[i] for i in batch],
@@ -132,52 +129,6 @@ def generate_keyed(
         for i, answer in zip(batch, generated, strict=True):
             answers[i] = answer
     return [answer for answer in answers if answer is not None]
-
-
-def _batches(
-    backbone: PreTrainedModel,
-    prefixes: Sequence[SharedPrefix | None],
-    segments: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    batch_tokens: int,
-) -> list[list[int]]:
-    """Rows that are generated together: many behind one prefix on their own, without counting it, the others mixed."""
-    lengths = [(len(p.ids) if p is not None else 0, len(s)) for p, s in zip(prefixes, segments, strict=True)]
-    behind: dict[int, list[int]] = {}
-    for i, prefix in enumerate(prefixes):
-        behind.setdefault(id(prefix), []).append(i)
-    batches, mixed = [], []
-    for rows in behind.values():
-        p, s = lengths[rows[0]][0], max(lengths[i][1] for i in rows)
-        many = len(rows) >= _MANY and can_share(backbone) and not outgrows_window(backbone, p + s + max_new_tokens)
-        if p == 0 or not many:
-            mixed += rows
-            continue
-        own = _row_batches(backbone, [(0, lengths[i][1]) for i in rows], max_new_tokens, batch_tokens)
-        batches += [[rows[j] for j in batch] for batch in own]
-    rest = _row_batches(backbone, [lengths[i] for i in mixed], max_new_tokens, batch_tokens)
-    return batches + [[mixed[j] for j in batch] for batch in rest]
-
-
-def _row_batches(
-    backbone: PreTrainedModel, lengths: Sequence[tuple[int, int]], max_new_tokens: int, batch_tokens: int
-) -> list[list[int]]:
-    """Rows that are generated together, of similar lengths of prefix and segment: at most `batch_tokens`, padded."""
-    p, s = (max(column, default=0) for column in zip(*lengths, strict=True)) if lengths else (0, 0)
-    # Padding between prefix and segment would eat slots of a sliding window: equally long rows there.
-    equal = p > 0 and outgrows_window(backbone, p + s + max_new_tokens)
-    batches: list[list[int]] = []
-    widest = (0, 0)
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        widest = (max(widest[0], lengths[i][0]), max(widest[1], lengths[i][1]))
-        batch = batches[-1] if batches else []
-        full = (len(batch) + 1) * (sum(widest) + max_new_tokens) > batch_tokens
-        if not batch or full or (equal and lengths[batch[-1]] != lengths[i]):
-            batches.append([i])
-            widest = lengths[i]
-        else:
-            batch.append(i)
-    return batches
 
 
 def answer_ends(end_ids: Sequence[int], config: GenerationConfig) -> tuple[int, ...]:
@@ -206,12 +157,12 @@ def _generate_batch(
         for part, end in ((prefix, p), (segment, p + width)):
             ids[i, end - len(part) : end] = torch.tensor(part, dtype=torch.long)
             mask[i, end - len(part) : end] = 1
-    shown = [prefix for prefix in prefixes if prefix is not None]
-    with _before(backbone, shown, ids.shape[1] + max_new_tokens) as cache:
+    ids, mask = ids.to(backbone.device), mask.to(backbone.device)
+    with first_cache(backbone, prefixes, ids, mask, max_new_tokens) as cache:
         rows, failed_at = _write(
             backbone,
-            ids.to(backbone.device),
-            mask.to(backbone.device),
+            ids,
+            mask,
             cache,
             keys,
             generation_config,
@@ -255,7 +206,7 @@ def _write(
         limits = {"max_new_tokens": min(_STRETCH, max_new_tokens - written), "eos_token_id": list(end_ids)}
         greedy, processors = _processors(generation_config, prompt_length, pad_token_id=end_ids[0], **limits)
         if greedy.min_new_tokens:
-            greedy.min_new_tokens = max(greedy.min_new_tokens - written, 0)
+            greedy.min_new_tokens = min(max(greedy.min_new_tokens - written, 0), limits["max_new_tokens"])
         if generation_config.do_sample:
             processors.append(KeyedGumbel([keys[row] for row in rows], prompt_length))
         output = backbone.generate(
@@ -283,37 +234,6 @@ def _write(
             chosen = torch.tensor(going, device=ids.device)
             ids, mask, rows = ids[chosen], mask[chosen], [rows[i] for i in going]
             cache.batch_select_indices(chosen)
-
-
-@contextmanager
-def _before(backbone: PreTrainedModel, prefixes: Sequence[SharedPrefix], length: int) -> Iterator[DynamicCache | None]:
-    """The cache of a batch of rows of at most `length` tokens behind these prefixes, one for each row, or None."""
-    distinct = list({id(prefix): prefix for prefix in prefixes}.values())
-    if len(distinct) > 1:
-        yield _stacked(prefixes, distinct)
-    elif not distinct:
-        yield None
-    elif len(prefixes) < _MANY or outgrows_window(backbone, length):
-        yield distinct[0].expanded(len(prefixes))
-    else:
-        with distinct[0].before(backbone, len(prefixes)) as cache:
-            yield cache
-
-
-def _stacked(prefixes: Sequence[SharedPrefix], distinct: Sequence[SharedPrefix]) -> DynamicCache:
-    """One cache row for each prefix, padded in front."""
-    places = {id(prefix): place for place, prefix in enumerate(distinct)}
-    rows = torch.tensor([places[id(prefix)] for prefix in prefixes])
-    # The longest one's cache says how many tokens there are; layers replace their tensors, they never write into them.
-    stacked = copy.copy(max(distinct, key=lambda prefix: len(prefix.ids)).cache)
-    stacked.layers = [copy.copy(layer) for layer in stacked.layers]
-    for n, layer in enumerate(stacked.layers):
-        for name in ("keys", "values"):
-            parts = [getattr(prefix.cache.layers[n], name) for prefix in distinct]
-            length = max(part.shape[-2] for part in parts)
-            padded = [torch.nn.functional.pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts]
-            setattr(layer, name, torch.cat(padded)[rows.to(parts[0].device)])
-    return stacked
 
 
 def _processors(

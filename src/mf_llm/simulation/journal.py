@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
@@ -168,14 +168,21 @@ def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str
 
 
 def _finished(record: Mapping[str, Any]) -> FinishedStep:
-    names = [f.name for f in fields(ActionRow)]
     return FinishedStep(
         step=StepRow(**_tuples(record["step"])),
-        actions=tuple(ActionRow(**_tuples(dict(zip(names, row, strict=True)))) for row in record["actions"]),
+        actions=tuple(map(_action, record["actions"])),
         signal=record["signal"],
         signal_failure=record["signal_failure"],
         seconds=record["seconds"],
     )
+
+
+def _action(values: Sequence[Any]) -> ActionRow:
+    names = [f.name for f in fields(ActionRow)]
+    if len(values) > len(names):
+        raise ValueError(f"an action of {len(values)} fields")
+    # A field that was added since the line was written has its default.
+    return ActionRow(**_tuples(dict(zip(names, values, strict=False))))
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,22 @@
-"""Several events at once: each makes its next step, and what the model generates for all of them is one batch."""
+"""Several events at once: each makes its next step, and what is written for all of them is written at once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 
+from mf_llm.simulation.engines.engine import Engine
 from mf_llm.simulation.event_run import EventRun
-from mf_llm.simulation.policy_step import write_texts
 from mf_llm.simulation.rollout import Rollout
-from mf_llm.simulation.signal_writing import write_signals
 
 
-def run_in_lockstep(make: Sequence[Callable[[], EventRun]], *, events_together: int, resume: bool) -> list[Rollout]:
+def run_in_lockstep(
+    engine: Engine, make: Sequence[Callable[[], EventRun]], *, events_together: int, resume: bool
+) -> list[Rollout]:
     """Runs events to their end, at most `events_together` at a time; where one ends, the next begins.
 
     Args:
+        engine: who answers in all of them.
         make: makes the run of each event. Called when its turn comes, so that memory does not grow with the number of
             events (but for the rollouts themselves).
         events_together: how many share a batch.
@@ -35,7 +37,7 @@ def run_in_lockstep(make: Sequence[Callable[[], EventRun]], *, events_together: 
                 _settle(active, rollouts)
             if not active:
                 return [rollouts[i] for i in range(len(make))]
-            _make_a_step(list(active.values()))
+            _make_a_step(engine, list(active.values()))
             _settle(active, rollouts)
     finally:
         for run in active.values():
@@ -48,19 +50,19 @@ def _settle(active: dict[int, EventRun], rollouts: dict[int, Rollout]) -> None:
         rollouts[i] = active.pop(i).rollout
 
 
-def _make_a_step(runs: Sequence[EventRun]) -> None:
+def _make_a_step(engine: Engine, runs: Sequence[EventRun]) -> None:
     together = 0.0
     decided = [run.decide() for run in runs]
     start = time.perf_counter()
     writing = [i for i, decisions in enumerate(decided) if decisions is not None]
-    texts = write_texts([(runs[i].policy, decisions) for i in writing if (decisions := decided[i]) is not None])
+    texts = engine.write_texts([(runs[i].policy, decisions) for i in writing if (decisions := decided[i]) is not None])
     together += time.perf_counter() - start
     written = dict(zip(writing, texts, strict=True))
     for i, run in enumerate(runs):
         run.act(decided[i], written.get(i, []))
     start = time.perf_counter()
     requests = [run.signal_request() for run in runs]
-    signals = iter(write_signals([request for request in requests if request is not None]))
+    signals = iter(engine.write_signals([request for request in requests if request is not None]))
     together += time.perf_counter() - start
     for run, request in zip(runs, requests, strict=True):
         text, failure = next(signals) if request is not None else (None, None)

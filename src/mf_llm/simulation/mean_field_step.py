@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mf_llm.events import Event
 from mf_llm.models.processing_mf_llm import MFLLMProcessor
+from mf_llm.models.prompt_building import PromptBuilder
 from mf_llm.simulation.bounds import max_new_tokens, prompt_limits
 from mf_llm.simulation.rollout import ActionRow
 from mf_llm.simulation.simulation_config import SimulationConfig
@@ -17,7 +18,33 @@ if TYPE_CHECKING:
     from mf_llm.models import MFLLMForSimulation
 
 
-class MeanFieldStep:
+class ToldStep:
+    """What the mean-field model of one event is told after a step, whoever answers.
+
+    Args:
+        prompts: builds its prompts.
+        event: its topic is read.
+        config, plan: how to simulate.
+        max_new_tokens: bound of a signal.
+    """
+
+    def __init__(
+        self, prompts: PromptBuilder, event: Event, config: SimulationConfig, plan: Plan, max_new_tokens: int
+    ) -> None:
+        self.prompts, self.event, self.config, self.plan = prompts, event, config, plan
+        self.max_new_tokens = max_new_tokens
+        self.prompt_tokens = self.new_tokens = 0
+
+    def prompt(self, step: Step, rows: Sequence[ActionRow], previous: str | None) -> list[int]:
+        """The prompt for the signal after `step`; failed rows are left out."""
+        key = listing_key(self.config.seed, self.event.event_id, step.index)
+        lines, tally = told_actions(rows, self.plan.answer.options, key=key, listed_actions=self.config.listed_actions)
+        return self.prompts.mean_field_prompt(
+            self.event.topic, previous, lines, tally=tally, limits=prompt_limits(self.config)
+        )
+
+
+class MeanFieldStep(ToldStep):
     """What the mean-field model of one event is told after a step, and how it is to answer (see `write_signals`).
 
     Args:
@@ -34,16 +61,6 @@ class MeanFieldStep:
         config: SimulationConfig,
         plan: Plan,
     ) -> None:
+        super().__init__(processor, event, config, plan, max_new_tokens(model, "mean_field", config))
         self.backbone, self.processor = model.backbone("mean_field"), processor
-        self.event, self.config, self.plan = event, config, plan
         self.generation_config = model.generation_config_of("mean_field")
-        self.max_new_tokens = max_new_tokens(model, "mean_field", config)
-        self.prompt_tokens = self.new_tokens = 0
-
-    def prompt(self, step: Step, rows: Sequence[ActionRow], previous: str | None) -> list[int]:
-        """The prompt for the signal after `step`; failed rows are left out."""
-        key = listing_key(self.config.seed, self.event.event_id, step.index)
-        lines, tally = told_actions(rows, self.plan.answer.options, key=key, listed_actions=self.config.listed_actions)
-        return self.processor.mean_field_prompt(
-            self.event.topic, previous, lines, tally=tally, limits=prompt_limits(self.config)
-        )

@@ -12,19 +12,18 @@ import numpy as np
 
 from mf_llm.events import Event
 from mf_llm.models.processing_mf_llm import MFLLMProcessor
-from mf_llm.models.prompts import render_state
 from mf_llm.simulation.bounds import max_new_tokens, prompt_limits
 from mf_llm.simulation.generation import Generated, generate_keyed
-from mf_llm.simulation.keyed_draws import draw_categories, permutation, stream_key, uniform_number
+from mf_llm.simulation.keyed_draws import draw_categories
+from mf_llm.simulation.people_step import PeopleStep
 from mf_llm.simulation.prefix_chunks import Parts, PrefixStems, encode_prefix
 from mf_llm.simulation.readout import (
     SharedPrefix,
     anchored_probabilities,
     normalise,
     option_log_likelihoods,
-    option_orders,
 )
-from mf_llm.simulation.rollout import FAILED, SIMULATED, ActionRow
+from mf_llm.simulation.rollout import ActionRow
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, Step
 
@@ -58,7 +57,7 @@ class Decisions:
     writers: tuple[int, ...]
 
 
-class PolicyStep:
+class PolicyStep(PeopleStep):
     """Lets the people of a step act: they decide (`decide`), then some of them write (`write_texts`).
 
     Args:
@@ -77,16 +76,13 @@ class PolicyStep:
         plan: Plan,
         carry: np.ndarray | None,
     ) -> None:
-        self.backbone, self.model, self.processor = model.backbone("policy"), model, processor
-        self.event, self.config, self.plan, self.carry = event, config, plan, carry
+        super().__init__(event, config, plan)
+        self.backbone, self.model, self.processor, self.carry = model.backbone("policy"), model, processor, carry
         self.limits = prompt_limits(config)
         self.generation_config = model.generation_config_of("policy")
         self.max_new_tokens = max_new_tokens(model, "policy", config)
         options = plan.answer.options
-        first = permutation(len(options), stream_key(config.seed, event.event_id, "option order"))
-        self.orders: list[list[int] | None] = [*option_orders(first, config.option_orders)] if options else [None]
         self.options = processor.option_ids(plan.answer) if options else []
-        self.prompt_tokens = self.new_tokens = 0
         # Anchored, the model says how far to go from `carry`: nowhere without adapters, and then it is not asked.
         self._reads_options = bool(options) and (carry is None or model.has_adapters("policy"))
         self._tuned: dict[Parts, SharedPrefix] = {}
@@ -168,23 +164,6 @@ class PolicyStep:
         self.prompt_tokens += sum(map(len, prompts))
         return prefixes, prompts, keys
 
-    def _order_of(self, turn: int) -> int:
-        return turn % len(self.orders)
-
-    def _key(self, step: Step, turn: int, purpose: str) -> int:
-        return stream_key(self.config.seed, self.event.event_id, step.index, turn, purpose)
-
-    def _writers(self, step: Step, labels: Sequence[int | None], failures: Sequence[str | None]) -> tuple[int, ...]:
-        if self.plan.answer.kind == "choice":
-            return ()
-        silent = {k for k, option in enumerate(self.plan.answer.options) if option in self.plan.silent}
-        able = [n for n in range(len(labels)) if failures[n] is None and labels[n] not in silent]
-        if self.config.writers is None or self.plan.answer.kind == "text":
-            return tuple(able)
-        # Everybody has a number of their own, so that the sample depends on nobody's place.
-        by_number = sorted(able, key=lambda n: uniform_number(self._key(step, step.turns[n], "writer")))
-        return tuple(sorted(by_number[: self.config.writers]))
-
     def _prefixes(self, signal: str | None) -> list[SharedPrefix]:
         """One shared prefix per option order; kept while the signal stays the same (the baseline without one)."""
         orders = self._prefix_parts(signal)
@@ -219,19 +198,25 @@ class PolicyStep:
         content_free = self._content_free(step) if self.config.calibrated else None
         for o, prefix in enumerate(prefixes):
             rows = [n for n, turn in enumerate(step.turns) if self._order_of(turn) == o]
-            if not rows:
-                continue
-            chosen = [segments[n] for n in rows]
-            scores = self._scores(prefix, chosen, advance)
-            if self.carry is not None:
-                with self.model.adapters_disabled("policy"):
-                    base = self._scores(self._base[self._counted[o]], chosen)
-                result[rows] = anchored_probabilities(self.carry, scores, base)
-            elif content_free is not None:
-                result[rows] = calibrated_probabilities(scores, content_free[o])
-            else:
-                result[rows] = normalise(scores)
+            if rows:
+                result[rows] = self._in_order(o, prefix, [segments[n] for n in rows], content_free, advance)
         return result
+
+    def _in_order(
+        self,
+        o: int,
+        prefix: SharedPrefix,
+        segments: Sequence[Sequence[int]],
+        content_free: Sequence[np.ndarray] | None,
+        advance: Callable[[int], None] | None,
+    ) -> np.ndarray:
+        """``[N, K]`` probabilities of the options, listed in order `o`, of the people with these segments."""
+        scores = self._scores(prefix, segments, advance)
+        if self.carry is not None:
+            with self.model.adapters_disabled("policy"):
+                base = self._scores(self._base[self._counted[o]], segments)
+            return anchored_probabilities(self.carry, scores, base)
+        return calibrated_probabilities(scores, content_free[o]) if content_free is not None else normalise(scores)
 
     def _content_free(self, step: Step) -> list[np.ndarray]:
         """``[K]`` log-likelihoods of the options where there is nothing to go by, for each option order."""
@@ -269,30 +254,6 @@ class PolicyStep:
         if generated.failure is None and not text and self.plan.answer.kind == "text":
             return "", "empty_text"  # with a label in front, an answer without words is an answer
         return text, generated.failure
-
-    def _row(
-        self,
-        step: Step,
-        n: int,
-        label: int | None,
-        probabilities: np.ndarray | None,
-        text: str,
-        failure: str | None,
-    ) -> ActionRow:
-        turn = self.event.turns[step.turns[n]]
-        exact = probabilities is not None and self.config.readout == "exact" and failure is None
-        return ActionRow(
-            step=step.index,
-            turn=step.turns[n],
-            weight=turn.weight,
-            wave=turn.wave,
-            state="; ".join(render_state(self.event.turns[step.profiles[n]].state)),
-            text=text if failure is None else "",
-            label=self.plan.answer.options[label] if label is not None and failure is None else None,
-            probabilities=tuple(float(p) for p in probabilities) if exact and probabilities is not None else None,
-            source=SIMULATED if failure is None else FAILED,
-            failure=failure,
-        )
 
 
 def write_texts(parts: Sequence[tuple[PolicyStep, Decisions]]) -> list[list[Generated]]:

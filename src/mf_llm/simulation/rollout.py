@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ class ActionRow:
 
     Attributes:
         step: index of the step.
-        turn: index of the person in ``event.turns``.
-        weight: survey weight (1 where there is none).
+        turn: index of the person in ``event.turns``; in a simulation of a population its states follow the warm-up.
+        weight: survey weight (1 where there is none); of a population's state, how many people the row stands for.
         wave: survey wave, or None.
         state: the profile as the policy read it (empty if nothing is known).
         text: what the person wrote; empty for a choice, and for a failed generation.
@@ -32,6 +32,8 @@ class ActionRow:
         probabilities: ``pi(k | topic, state, signal)`` over the K categories of a simulated action, or None.
         source: "real", "simulated", "intervention" or "failed".
         failure: why the generation failed ("empty_text", "non_finite_logits"), or None.
+        counts: how many of the people that the row stands for chose each of the K categories, in a simulation of a
+            population, where a row is one of its states; None for a row that is one person.
     """
 
     step: int
@@ -44,6 +46,7 @@ class ActionRow:
     probabilities: tuple[float, ...] | None
     source: str
     failure: str | None = None
+    counts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ class StepRow:
         shares: weighted shares of the K categories in this step (exact readout: mean probabilities), or None.
         prompt_tokens: tokens encoded in this step, shared prefixes counted once.
         new_tokens: tokens generated in this step by both roles.
+        counts: how many people chose each of the K categories, in a simulation of a population; None otherwise.
     """
 
     step: int
@@ -73,6 +77,7 @@ class StepRow:
     shares: tuple[float, ...] | None
     prompt_tokens: int = 0
     new_tokens: int = 0
+    counts: tuple[int, ...] | None = None
 
 
 @dataclass(kw_only=True)
@@ -215,6 +220,7 @@ def _schema(row_class: type) -> pa.Schema:
         "str": pa.string(),
         "str | None": pa.string(),
         "tuple[float, ...] | None": pa.list_(pa.float64()),
+        "tuple[int, ...] | None": pa.list_(pa.int64()),
     }
     head = [("data_set", pa.string()), ("event_id", pa.string()), ("seed", pa.int64())]
     return pa.schema(head + [(f.name, types[str(f.type)]) for f in fields(row_class)])
@@ -228,7 +234,8 @@ def _table(rollout: Rollout, rows: list[Any], row_class: type) -> pa.Table:
 
 
 def _rows(table: pa.Table, row_class: type) -> list[Any]:
-    names = [f.name for f in fields(row_class)]
+    # A column that was added later has its default: an older file is read, and an older reader passes it over.
+    names = [f.name for f in fields(row_class) if f.name in table.column_names or f.default is MISSING]
     columns = [table.column(name).to_pylist() for name in names]
     return [
         row_class(**{name: tuple(v) if isinstance(v, list) else v for name, v in zip(names, values, strict=True)})

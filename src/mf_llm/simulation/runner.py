@@ -10,39 +10,41 @@ from typing import TYPE_CHECKING, Any, overload
 from mf_llm.errors import InputError
 from mf_llm.events import Event
 from mf_llm.models.processing_mf_llm import MFLLMProcessor
-from mf_llm.models.prompts import PROMPT_VERSION
+from mf_llm.simulation.engines.engine import Engine
 from mf_llm.simulation.event_run import EventRun
 from mf_llm.simulation.lockstep import run_in_lockstep
+from mf_llm.simulation.population import Population
+from mf_llm.simulation.population_plan import plan_population
 from mf_llm.simulation.progress import Progress
-from mf_llm.simulation.provenance import versions_of
 from mf_llm.simulation.rollout import Rollout
 from mf_llm.simulation.run_folder import check_distinct_ids, rollout_name
 from mf_llm.simulation.simulation_config import SimulationConfig
-from mf_llm.simulation.steps import plan_simulation
+from mf_llm.simulation.steps import Plan, plan_simulation
 
 if TYPE_CHECKING:
+    from mf_llm.endpoints import Endpoint
     from mf_llm.models import MFLLMForSimulation
 
 
 @overload
 def simulate(
-    model: MFLLMForSimulation,
-    processor: MFLLMProcessor,
+    model: MFLLMForSimulation | Endpoint,
+    processor: MFLLMProcessor | None,
     event: Event,
     config: SimulationConfig | None = None,
     **kwargs: Any,
 ) -> Rollout: ...
 @overload
 def simulate(
-    model: MFLLMForSimulation,
-    processor: MFLLMProcessor,
+    model: MFLLMForSimulation | Endpoint,
+    processor: MFLLMProcessor | None,
     event: Sequence[Event],
     config: SimulationConfig | None = None,
     **kwargs: Any,
 ) -> list[Rollout]: ...
 def simulate(
-    model: MFLLMForSimulation,
-    processor: MFLLMProcessor,
+    model: MFLLMForSimulation | Endpoint,
+    processor: MFLLMProcessor | None,
     event: Event | Sequence[Event],
     config: SimulationConfig | None = None,
     *,
@@ -51,12 +53,14 @@ def simulate(
     progress: bool = True,
     data_set: str | None = None,
     events_together: int = 1,
+    population: Population | None = None,
+    n_steps: int | None = None,
 ) -> Rollout | list[Rollout]:
     """Simulates how the people of an event react, after a warm-up on what they really did (method, section 1).
 
     Args:
-        model: an `MFLLMForSimulation`.
-        processor: its `MFLLMProcessor`.
+        model: an `MFLLMForSimulation`, or an `Endpoint`: models behind a server.
+        processor: its `MFLLMProcessor`; None with an endpoint, whose server tokenises.
         event: one event, or several.
         config: how to simulate; as the model was trained by default (``model.config.simulation_config()``).
         output: folder for the rollout (several events: ``output/rollouts/NAME`` each). Each finished step is on disk
@@ -66,6 +70,9 @@ def simulate(
         data_set: name of the data set, kept in the rollout.
         events_together: how many events make their steps together, so that the texts and signals of all of them are
             generated in one batch: faster, and more memory. Like `batch_tokens`, it changes results by rounding only.
+        population: who acts after the warm-up, all of them in every step, in the place of those who came then (the
+            mean-field limit; in-process models only).
+        n_steps: how many steps a population acts; 1 by default.
 
     Returns:
         A `Rollout`, or a list of them in the order of the events.
@@ -73,43 +80,57 @@ def simulate(
     Raises:
         InputError: if an event cannot be simulated like this, or `output` holds something else.
     """
-    config = config or model.config.simulation_config()
     if isinstance(events_together, bool) or not isinstance(events_together, int) or events_together < 1:
         raise InputError(f"`events_together` must be a whole number of at least 1, got {events_together!r}.")
     events = [event] if isinstance(event, Event) else list(event)
     if output is not None:
         check_distinct_ids(events)
-    _check_model(model, processor)
-    plans = [plan_simulation(one, config) for one in events]
-    versions = versions_of(model)
-    was_training = model.training
-    model.eval()
-    try:
-        with Progress(plans, enabled=progress) as bar:
-            runs = []
-            for one, plan in zip(events, plans, strict=True):
-                folder = Path(output) if output is not None else None
-                if folder is not None and not isinstance(event, Event):
-                    folder = folder / "rollouts" / rollout_name(one.event_id, config.seed)
-                common = {"versions": versions, "data_set": data_set, "bar": bar, "folder": folder}
-                runs.append(partial(EventRun, model, processor, one, config, plan, **common))
-            rollouts = run_in_lockstep(runs, events_together=events_together, resume=resume)
-    finally:
-        model.train(was_training)
+    engine = _engine(model, processor)
+    config = config or engine.default_config()
+    if population is not None:
+        events, plans = _with_population(engine, events, population, config, 1 if n_steps is None else n_steps)
+    elif n_steps is None:
+        plans = [plan_simulation(one, config) for one in events]
+    else:
+        raise InputError(f"`n_steps` must be left out without a population, got {n_steps!r}; an event has its own.")
+    versions = engine.versions()
+    where = Path(output) if output is not None else None
+    with engine.running(where), Progress(plans, enabled=progress) as bar:
+        runs = []
+        for one, plan in zip(events, plans, strict=True):
+            folder = where
+            if folder is not None and not isinstance(event, Event):
+                folder = folder / "rollouts" / rollout_name(one.event_id, config.seed)
+            common = {"versions": versions, "data_set": data_set, "bar": bar, "folder": folder}
+            runs.append(partial(EventRun, engine, one, config, plan, **common))
+        rollouts = run_in_lockstep(engine, runs, events_together=events_together, resume=resume)
     return rollouts[0] if isinstance(event, Event) else rollouts
 
 
-def _check_model(model: MFLLMForSimulation, processor: MFLLMProcessor) -> None:
-    if model.config.prompt_version != PROMPT_VERSION:
+def _with_population(
+    engine: Engine, events: Sequence[Event], population: Population, config: SimulationConfig, n_steps: int
+) -> tuple[list[Event], list[Plan]]:
+    """The events up to the end of their warm-up with the population behind it, and their plans."""
+    from mf_llm.simulation.engines.in_process import InProcessEngine
+
+    if not isinstance(engine, InProcessEngine):
         raise InputError(
-            f"`model` must have prompt_version {PROMPT_VERSION}, got {model.config.prompt_version}; it was made for "
-            "other prompts and its answers would mean something else; use the version of mf_llm it was made with."
+            "`population` must be None with an endpoint; the people of a state are counted by the probabilities of "
+            "all options, which a model in this process gives; load one, or simulate the people of the event."
         )
-    for role in ("policy", "mean_field"):
-        backbone, tokenizer = model.backbone(role), processor.tokenizer_of(role)
-        size = backbone.get_input_embeddings().weight.shape[0]
-        if len(tokenizer) > size:
-            raise InputError(
-                f"`processor` must belong to `model`: its {role} tokenizer has {len(tokenizer)} tokens, the {role} "
-                f"backbone {size}; prompts could not be read; load both from the same checkpoint."
-            )
+    planned = [plan_population(one, population, config, n_steps) for one in events]
+    return [event for event, _ in planned], [plan for _, plan in planned]
+
+
+def _engine(model: MFLLMForSimulation | Endpoint, processor: MFLLMProcessor | None) -> Engine:
+    from mf_llm.endpoints import Endpoint
+
+    if isinstance(model, Endpoint):
+        from mf_llm.simulation.engines.endpoint_engine import EndpointEngine
+
+        return EndpointEngine(model)
+    from mf_llm.simulation.engines.in_process import InProcessEngine
+
+    if processor is None:
+        raise InputError("`processor` must be the processor of `model`, got None; nothing can be encoded.")
+    return InProcessEngine(model, processor)

@@ -37,7 +37,10 @@ class Shares:
 
 
 def count_shares(rows: Sequence[ActionRow], categories: Sequence[str]) -> Shares:
-    """Shares of the categories among `rows`: probabilities where a row has them, its label otherwise; failures not."""
+    """Shares of the categories among `rows`: probabilities where a row has them, its counts or label otherwise.
+
+    Failed rows are left out. A row of a population counts as the people it stands for.
+    """
     total = np.zeros(len(categories))
     counted = 0
     for row in rows:
@@ -45,12 +48,25 @@ def count_shares(rows: Sequence[ActionRow], categories: Sequence[str]) -> Shares
             continue
         if row.probabilities is not None:
             total += row.weight * np.asarray(row.probabilities)
+        elif row.counts is not None:
+            total += np.asarray(row.counts)
         elif row.label is not None:
             total[list(categories).index(row.label)] += row.weight
         else:
             continue
-        counted += 1
+        counted += 1 if row.counts is None else sum(row.counts)
     return Shares(n_people=counted, total=tuple(float(value) for value in total))
+
+
+def count_people(rows: Sequence[ActionRow], categories: Sequence[str]) -> tuple[int, ...]:
+    """How many people of a population chose each category, those who have a row of their own among them."""
+    total = [0] * len(categories)
+    for row in rows:
+        if row.counts is not None:
+            total = [a + b for a, b in zip(total, row.counts, strict=True)]
+        elif row.label is not None:
+            total[list(categories).index(row.label)] += 1
+    return tuple(total)
 
 
 class PopulationHistory:
@@ -76,6 +92,7 @@ class PopulationHistory:
         self._last: deque[ActionRow] = deque(maxlen=POPULAR_POOL)
         self._all = np.zeros(len(self.categories))
         self._n = 0
+        self._population: Shares | None = None
         self.latest: Shares | None = None
         self.before: Shares | None = None
 
@@ -91,19 +108,25 @@ class PopulationHistory:
         shares = count_shares(done, self.categories)
         if shares.normalised is not None:
             self.before, self.latest = self.latest, shares
-            self._all += np.asarray(shares.total)
-            self._n += shares.n_people
+            if any(row.counts is not None for row in done):
+                # The people of a population act in every step: what they did last counts, not each of them many times.
+                self._population = shares
+            else:
+                self._all += np.asarray(shares.total)
+                self._n += shares.n_people
 
     def statistics(self) -> str:
         """Shares so far and in the latest step, in words and numbers."""
         if self.latest is None or self.latest.normalised is None:
             return NO_SIGNAL_YET
-        overall = tuple(float(value) for value in self._all / self._all.sum())
-        lines = [f"Of {self._n} people so far: {shares_in_words(self.categories, overall)}."]
+        total, n = self._all, self._n
+        if self._population is not None:
+            total, n = total + np.asarray(self._population.total), n + self._population.n_people
+        overall = tuple(float(value) for value in total / total.sum())
+        lines = [f"Of {_number(n)} people so far: {shares_in_words(self.categories, overall)}."]
         if self.before is not None and self.before.normalised is not None:
-            lines.append(
-                f"Of the latest {self.latest.n_people}: {shares_in_words(self.categories, self.latest.normalised)}."
-            )
+            latest = shares_in_words(self.categories, self.latest.normalised)
+            lines.append(f"Of the latest {_number(self.latest.n_people)}: {latest}.")
             change = np.subtract(self.latest.normalised, self.before.normalised)
             up, down = int(change.argmax()), int(change.argmin())
             if change[up] >= 0.05:
@@ -189,6 +212,10 @@ def _amount(share: float) -> str:
     bounds = [(0.02, "almost none"), (0.12, "a few"), (0.2, "some"), (0.3, "a quarter"), (0.4, "a third")]
     bounds += [(0.45, "less than half"), (0.55, "half"), (0.85, "most"), (0.98, "nearly all")]
     return next((word for bound, word in bounds if share < bound), "all")
+
+
+def _number(people: int) -> str:
+    return f"{people:,}" if people >= 10_000 else str(people)
 
 
 def _line(row: ActionRow) -> str:

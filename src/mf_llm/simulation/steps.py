@@ -24,6 +24,7 @@ class Step:
         real: True in the warm-up.
         wave: survey wave, or None.
         resampled: for each turn, the turn whose state the person has instead; () where it is the turn itself.
+        counts: for each turn, how many people it stands for (a step of a population); () where it is one person.
     """
 
     index: int
@@ -31,6 +32,12 @@ class Step:
     real: bool
     wave: str | None = None
     resampled: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @property
+    def n_people(self) -> int:
+        """Number of people in the step."""
+        return sum(self.counts) if self.counts else len(self.turns)
 
     @property
     def profiles(self) -> tuple[int, ...]:
@@ -63,8 +70,13 @@ class Plan:
 
     @property
     def n_simulated(self) -> int:
-        """Number of people who are simulated."""
+        """Number of turns that are simulated: people, or states of a population."""
         return sum(len(step.turns) for step in self.steps if not step.real)
+
+    @property
+    def is_population(self) -> bool:
+        """Whether the turns after the warm-up are the states of a population (`plan_population`)."""
+        return any(step.counts for step in self.steps)
 
 
 def plan_simulation(event: Event, config: SimulationConfig) -> Plan:
@@ -74,6 +86,34 @@ def plan_simulation(event: Event, config: SimulationConfig) -> Plan:
         InputError: if the event has no such dimension or wave, no times where they are needed, or nobody is left to
             simulate after the warm-up.
     """
+    dimension, waves, boundary = _warm_up(event, config)
+    end = len(event.turns) if config.max_actions is None else min(len(event.turns), config.max_actions)
+    if boundary >= end:
+        raise InputError(
+            f"`warm_up` must leave somebody to simulate, got {boundary} warm-up turns of {end} in event "
+            f"{event.event_id!r}; lower `warm_up` or raise `max_actions`."
+        )
+    answer, silent = _checked_answer(event, config, dimension, boundary)
+    steps = _steps(event, config, waves, boundary, end)
+    if config.people == "resampled":
+        steps = _resampled(steps, event, boundary, config.seed)
+    return Plan(steps=steps, answer=answer, silent=silent, warm_up=boundary)
+
+
+def plan_warm_up(event: Event, config: SimulationConfig) -> Plan:
+    """The warm-up of an event alone, which may be all of it; looks at nothing behind it but waves.
+
+    Raises:
+        InputError: as `plan_simulation`, but for a warm-up that leaves nobody to simulate.
+    """
+    dimension, waves, boundary = _warm_up(event, config)
+    answer, silent = _checked_answer(event, config, dimension, boundary)
+    steps = _steps(event, config, waves, boundary, boundary) if boundary else ()
+    return Plan(steps=steps, answer=answer, silent=silent, warm_up=boundary)
+
+
+def _warm_up(event: Event, config: SimulationConfig) -> tuple[str | None, bool, int]:
+    """The dimension that is read, whether steps are waves, and how many turns the warm-up has."""
     dimension = config.dimension
     if dimension is None and config.action != "text":
         dimension = next(iter(event.dimensions), None)
@@ -83,12 +123,13 @@ def plan_simulation(event: Event, config: SimulationConfig) -> Plan:
         )
     waves = config.steps == "wave" or (config.steps == "auto" and all(turn.wave for turn in event.turns))
     boundary = _wave_boundary(event, config) if waves else _count_boundary(event, config, dimension)
-    end = len(event.turns) if config.max_actions is None else min(len(event.turns), config.max_actions)
-    if boundary >= end:
-        raise InputError(
-            f"`warm_up` must leave somebody to simulate, got {boundary} warm-up turns of {end} in event "
-            f"{event.event_id!r}; lower `warm_up` or raise `max_actions`."
-        )
+    return dimension, waves, boundary
+
+
+def _checked_answer(
+    event: Event, config: SimulationConfig, dimension: str | None, boundary: int
+) -> tuple[AnswerFormat, frozenset[str]]:
+    """The form of an action, and its silent categories; refuses what free text cannot be asked for."""
     answer, silent = _answer_format(event, config, dimension, boundary)
     if config.signal in ("statistics", "both") and answer.kind == "text":
         raise InputError(
@@ -105,13 +146,18 @@ def plan_simulation(event: Event, config: SimulationConfig) -> Plan:
             f"`calibrated` must be False for free text without a dimension (event {event.event_id!r}); there are no "
             "options to calibrate; leave it out."
         )
+    return answer, silent
+
+
+def _steps(event: Event, config: SimulationConfig, waves: bool, boundary: int, end: int) -> tuple[Step, ...]:
+    """The turns before `end` in steps, those before `boundary` real."""
     if waves:
         groups = _by_wave(event, end)
     elif config.steps == "time":
         groups = _by_time(event, config, boundary, end)
     else:
         groups = _by_count(config.agents_per_step, boundary, end)
-    steps = tuple(
+    return tuple(
         Step(
             index=i,
             turns=turns if turns[0] < boundary else _sample(turns, i, event, config),
@@ -120,9 +166,6 @@ def plan_simulation(event: Event, config: SimulationConfig) -> Plan:
         )
         for i, turns in enumerate(groups)
     )
-    if config.people == "resampled":
-        steps = _resampled(steps, event, boundary, config.seed)
-    return Plan(steps=steps, answer=answer, silent=silent, warm_up=boundary)
 
 
 def _sample(turns: tuple[int, ...], index: int, event: Event, config: SimulationConfig) -> tuple[int, ...]:

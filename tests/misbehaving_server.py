@@ -14,14 +14,22 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """One response: a chat answer (`content`), or whatever `body` says; both after `wait` seconds."""
+    """One response: a chat answer (`content`), or whatever `body` says; both after `wait` seconds.
+
+    `logprobs` are of the first token: texts and log-probabilities of its alternatives. With `short`, the connection
+    ends before the body does; with `drop`, before anything is sent.
+    """
 
     content: str | None = None
+    finish: str = "stop"
+    logprobs: dict[str, float] | None = None
+    usage: tuple[int, int] | None = None
     status: int = 200
     body: bytes | None = None
     wait: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False
+    short: bool = False
 
 
 class MisbehavingServer:
@@ -34,6 +42,7 @@ class MisbehavingServer:
         url: the base URL.
         requests: JSON and headers of every request, in order of arrival.
         most_at_once: the largest number of requests that were open together.
+        changes: time, and how many were open from then on.
     """
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Reply]) -> None:
@@ -41,6 +50,7 @@ class MisbehavingServer:
         self.requests: list[tuple[dict[str, Any], dict[str, str]]] = []
         self.most_at_once = 0
         self.open = 0
+        self.changes: list[tuple[float, int]] = []
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -57,6 +67,12 @@ class MisbehavingServer:
         self._server.server_close()
         self._thread.join()
 
+    def count(self, change: int) -> None:
+        """One request more or less is open."""
+        self.open += change
+        self.most_at_once = max(self.most_at_once, self.open)
+        self.changes.append((time.perf_counter(), self.open))
+
     @property
     def prompts(self) -> list[str]:
         """The user's message of every request."""
@@ -66,6 +82,7 @@ class MisbehavingServer:
 class _Handler(BaseHTTPRequestHandler):
     owner: MisbehavingServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes
 
     def log_message(self, *args: object) -> None:
         """Keeps the test output quiet."""
@@ -76,13 +93,12 @@ class _Handler(BaseHTTPRequestHandler):
         with owner.lock:
             earlier = sum(one["messages"] == request["messages"] for one, _ in owner.requests)
             owner.requests.append((request, dict(self.headers.items())))
-            owner.open += 1
-            owner.most_at_once = max(owner.most_at_once, owner.open)
+            owner.count(1)
         try:
             self._send(owner.reply(request, earlier))
         finally:
             with owner.lock:
-                owner.open -= 1
+                owner.count(-1)
 
     def _send(self, reply: Reply) -> None:
         if reply.wait:
@@ -93,7 +109,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         message = {"role": "assistant", "content": reply.content}
         answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
-        answer["choices"] = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        choice = answer["choices"] = [{"index": 0, "message": message, "finish_reason": reply.finish}]
+        if reply.logprobs is not None:
+            top = [{"token": token, "logprob": value} for token, value in reply.logprobs.items()]
+            choice[0]["logprobs"] = {"content": [top[0] | {"top_logprobs": top}]}
+        if reply.usage is not None:
+            prompt, new = reply.usage
+            answer["usage"] = {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
         body = json.dumps(answer).encode() if reply.body is None else reply.body
         try:
             self.send_response(reply.status)
@@ -101,6 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if reply.short else body)
+            if reply.short:
+                self.close_connection = True
         except OSError:
             self.close_connection = True  # the client gave up

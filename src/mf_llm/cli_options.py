@@ -1,0 +1,48 @@
+"""Types of the command line's options: what they may be, and what they say of themselves."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+Split = StrEnum("Split", {name: name for name in ("train", "validation", "test")})
+Signal = StrEnum("Signal", {name: name for name in ("text", "statistics", "both", "none", "recent", "popular")})
+Readout = StrEnum("Readout", {name: name for name in ("exact", "sampled")})
+Action = StrEnum("Action", {name: name for name in ("auto", "text", "choice", "label_text")})
+Steps = StrEnum("Steps", {name: name for name in ("auto", "count", "time", "wave")})
+Annotator = StrEnum("Annotator", {name: name for name in ("llm", "classifier", "rule", "endpoint")})
+Dtype = StrEnum("Dtype", {name: name for name in ("auto", "float32", "bfloat16", "float16")})
+
+Events = Annotated[
+    str,
+    typer.Argument(
+        metavar="EVENTS",
+        help="A file of events (JSONL, JSONL.gz, Parquet, CSV), a folder of them, the name of a packaged event, or a "
+        "data set id on the Hub.",
+    ),
+]
+Weights = Annotated[Dtype, typer.Option(help="Weights; auto is bfloat16 where the machine is fast in it.")]
+
+# A language model behind a server.
+EndpointUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server that answers in place of --model.")
+]
+EndpointModel = Annotated[str | None, typer.Option(help="What the server calls its model.")]
+ApiKeyEnv = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Environment variable that holds the server's key.")
+]
+Concurrency = Annotated[int | None, typer.Option(min=1, help="Requests in flight (endpoint).  [default: 16]")]
+Retries = Annotated[int | None, typer.Option(min=0, help="Further attempts after a fault (endpoint).  [default: 4]")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds for a whole reply (endpoint).  [default: 120]")]
+RequestsPerMinute = Annotated[float | None, typer.Option(help="Bound of a server (endpoint).  [default: none]")]
+Price = Annotated[
+    str | None,
+    typer.Option(metavar="IN,OUT", help="Prices of a million prompt and new tokens (endpoint), to tell costs."),
+]
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Comma-separated words."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -1,0 +1,139 @@
+"""One exchange with a server: a request goes out, a reply comes back or the reason why there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mf_llm.endpoints.chat import ChatReply, ChatRequest, TokenLogprob
+from mf_llm.endpoints.endpoint import Server
+from mf_llm.errors import InputError
+
+if TYPE_CHECKING:
+    from huggingface_hub import AsyncInferenceClient
+
+TIMEOUT, CONNECTION, INVALID_RESPONSE = "timeout", "connection_error", "invalid_response"
+
+# Sent where no key is given: the client would otherwise send the machine's Hub token to whatever server is named.
+_NO_KEY = "none"
+_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_REFUSED = {401: "the key is not accepted", 403: "the key has no access", 404: "there is no such path or model"}
+
+
+class Fault(Exception):
+    """There is no reply.
+
+    Args:
+        kind: "timeout", "connection_error", "invalid_response" or "http_" and a status.
+        wait: seconds that the server wants to be left alone; None: it will not answer this request.
+    """
+
+    def __init__(self, kind: str, wait: float | None) -> None:
+        super().__init__(kind)
+        self.kind, self.wait = kind, wait
+
+
+def chat_client(server: Server) -> AsyncInferenceClient:
+    """A client of one server."""
+    from huggingface_hub import AsyncInferenceClient
+
+    # Its own timeout is of single reads: a server that dribbles would never run into it (see `exchange`).
+    return AsyncInferenceClient(base_url=server.base_url, api_key=server.api_key or _NO_KEY, timeout=None)
+
+
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object of this schema, in the words of TGI (`value`) and llama.cpp (`schema`).
+
+    The client rewrites OpenAI's "json_schema" to TGI's form for every address, so that it cannot be sent as it is.
+    """
+    return {"type": "json_object", "value": schema, "schema": schema}
+
+
+async def exchange(
+    client: AsyncInferenceClient, request: ChatRequest, *, with_fields: bool, timeout: float
+) -> ChatReply:
+    """Asks once.
+
+    Args:
+        client: of the request's server.
+        request: the question.
+        with_fields: send also the fields that a server may refuse.
+        timeout: seconds for the whole reply.
+
+    Raises:
+        Fault: there is no reply.
+        InputError: the server will answer nobody who asks like this.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, InferenceTimeoutError, OfflineModeIsEnabled
+
+    optional = dict(request.fields) if with_fields else {}
+    try:
+        async with asyncio.timeout(timeout):
+            output = await client.chat_completion(
+                list(request.messages),
+                model=request.server.model,
+                max_tokens=request.max_tokens,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                seed=request.seed,
+                extra_body=dict(request.extra_body) or None,
+                **optional,
+            )
+        return _reply(output)
+    except OfflineModeIsEnabled as error:
+        raise InputError(
+            "HF_HUB_OFFLINE must not be set to ask a server, but is; the client refuses all requests; unset it."
+        ) from error
+    except (InferenceTimeoutError, TimeoutError):
+        raise Fault(TIMEOUT, 0.0) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in _REFUSED:
+            # Not `from error`: its text holds what the server sent, which may repeat a key.
+            raise InputError(
+                f"`base_url`, `model` and `api_key` must be those of a server that answers, got status {status} for "
+                f"model {request.server.model!r}: {_REFUSED[status]}; nothing more was asked; correct them."
+            ) from None
+        wait = _retry_after(error.response.headers) if status in _RETRIED else None
+        raise Fault(f"http_{status}", wait) from None
+    except (HTTPError, OSError):
+        raise Fault(CONNECTION, 0.0) from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        # A page of a proxy, or JSON of another protocol.
+        raise Fault(INVALID_RESPONSE, 0.0) from None
+
+
+def _reply(output: Any) -> ChatReply:
+    choice, usage = output.choices[0], output.usage
+    content = choice.message.content
+    if content is not None and not isinstance(content, str):
+        raise TypeError("no text")
+    return ChatReply(
+        content=content or "",
+        cut=choice.finish_reason == "length",
+        logprobs=_logprobs(choice.logprobs),
+        prompt_tokens=int(getattr(usage, "prompt_tokens", None) or 0),
+        new_tokens=int(getattr(usage, "completion_tokens", None) or 0),
+    )
+
+
+def _logprobs(told: Any) -> tuple[TokenLogprob, ...] | None:
+    """Tokens with their alternatives; None where the reply tells of none."""
+    tokens = []
+    for one in getattr(told, "content", None) or ():
+        # A server may list the token itself among its alternatives, or only those that were likelier.
+        top = {entry.token: float(entry.logprob) for entry in one.top_logprobs or ()} | {one.token: float(one.logprob)}
+        if any(math.isnan(value) for value in top.values()):
+            raise ValueError("not a number")
+        tokens.append(TokenLogprob(one.token, tuple(top.items())))
+    return tuple(tokens) or None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds a server asks to be left alone; 0 where it says nothing, or gives a date."""
+    try:
+        return max(float(headers.get("retry-after", 0)), 0.0)
+    except ValueError:
+        return 0.0
