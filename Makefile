@@ -41,11 +41,11 @@ test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 
 quality: $(INSTALLED)
-	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff check --no-cache $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 
 style: $(INSTALLED)
-	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff check --no-cache --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
 clean:

@@ -32,6 +32,7 @@ _PUBLIC_NAMES = {
     "simulate": "mf_llm.simulation",
     "Endpoint": "mf_llm.endpoints",
     "Forecast": "mf_llm.forecasting",
+    "Population": "mf_llm.simulation",
     "load_metric": "mf_llm.metrics",
     "compare": "mf_llm.evaluation",
     "evaluate_rollouts": "mf_llm.evaluation",

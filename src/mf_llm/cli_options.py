@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,6 +42,25 @@ Price = Annotated[
     str | None,
     typer.Option(metavar="IN,OUT", help="Prices of a million prompt and new tokens (endpoint), to tell costs."),
 ]
+
+# Many people, as their distinct profiles.
+PopulationTable = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TABLE",
+        help="Parquet or CSV file, or folder of Parquet files: people who act in place of those after the warm-up, "
+        "all of them in every step.",
+    ),
+]
+Bins = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="YAML or JSON: how fields of --population are coarsened.")
+]
+WeightColumn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Column of --population: how many people a row stands for.  [default: 1 each]"),
+]
+NPeople = Annotated[int | None, typer.Option(min=1, help="As many people, in the shares of --population.")]
+NSteps = Annotated[int | None, typer.Option(min=1, help="Steps of --population.  [default: 1]")]
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -30,6 +30,11 @@ def simulate(
     timeout: options.Timeout = None,
     requests_per_minute: options.RequestsPerMinute = None,
     price: options.Price = None,
+    population: options.PopulationTable = None,
+    bins: options.Bins = None,
+    weight_column: options.WeightColumn = None,
+    n_people: options.NPeople = None,
+    n_steps: options.NSteps = None,
     signal: Annotated[
         Signal | None, typer.Option(help="What people see of the population.  [default: as trained, else text]")
     ] = None,
@@ -90,6 +95,7 @@ def simulate(
 ) -> None:
     """Simulate events: warm-up on real actions, rollout on simulated ones."""
     from mf_llm.commands.named_endpoint import named_endpoint
+    from mf_llm.commands.named_population import named_population
     from mf_llm.commands.simulate_events import SimulateRequest, run_simulate
 
     server = named_endpoint(
@@ -112,6 +118,8 @@ def simulate(
             model=model,
             dtype=dtype.value,
             endpoint=server,
+            population=named_population(population, bins=bins, weight=weight_column, n_people=n_people),
+            n_steps=n_steps,
             seeds=tuple(range(seed, seed + seeds)),
             events_together=events_together,
             resume=resume,

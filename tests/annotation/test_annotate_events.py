@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 import pytest
-from misbehaving_server import MisbehavingServer, Reply
 from small_annotators import worded_event
 
 from mf_llm.commands.annotate_events import AnnotateRequest, run_annotate
 from mf_llm.errors import InputError
 from mf_llm.models.tiny import save_tiny_backbone
+from misbehaving_server import MisbehavingServer, Reply
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import logging
 
 import numpy as np
 import pytest
-from misbehaving_server import MisbehavingServer, Reply
 from small_annotators import CATEGORIES, STANCE
 
 from mf_llm.annotation import EndpointAnnotator, load_dimensions
 from mf_llm.annotation.endpoint_answers import answer_schema, as_data, messages, read_answer
 from mf_llm.errors import InputError
+from misbehaving_server import MisbehavingServer, Reply
 
 
 def text_of(request) -> str:

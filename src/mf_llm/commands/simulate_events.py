@@ -21,12 +21,14 @@ from mf_llm.models.checkpoints import trained_options
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.estimate import Estimate, estimate, remember_speed, remembered_speed
 from mf_llm.simulation.journal import check_same_run
+from mf_llm.simulation.population_plan import plan_population
 from mf_llm.simulation.run_folder import check_distinct_ids, write_run_tables
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, plan_simulation
 
 if TYPE_CHECKING:
     from mf_llm.endpoints import Endpoint
+    from mf_llm.simulation.population import Population
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class SimulateRequest:
     """What the command line asked for.
 
     `options` are fields of `SimulationConfig`; None counts as not given. What is not given is simulated as the
-    checkpoint was trained, or by default. With an `endpoint`, models behind it take the place of `model`.
+    checkpoint was trained, or by default. With an `endpoint`, models behind it take the place of `model`; with a
+    `population`, it acts after the warm-up in `n_steps` steps.
     """
 
     events: str
@@ -45,6 +48,8 @@ class SimulateRequest:
     model: str | None = None
     dtype: str = "auto"
     endpoint: Endpoint | None = None
+    population: Population | None = None
+    n_steps: int | None = None
     seeds: tuple[int, ...] = (0,)
     events_together: int | None = None
     resume: bool = False
@@ -54,11 +59,12 @@ class SimulateRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """The events of one data set that are simulated alike."""
+    """The events of one data set that are simulated alike; `planned` end in a population where there is one."""
 
     data_set: str
     config: SimulationConfig
     events: list[Event]
+    planned: list[Event]
     plans: list[Plan]
     skipped: list[str]
 
@@ -120,18 +126,21 @@ def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], o
                 resume=request.resume,
                 data_set=job.data_set,
                 events_together=request.events_together or 1,
+                population=request.population,
+                n_steps=request.n_steps,
             )
     write_run_tables(output, rollouts)
     seconds = time.perf_counter() - start
-    if not request.resume and request.endpoint is None:
+    if not request.resume and request.endpoint is None and request.population is None:
         remember_speed(_batched_name(request, model_name), request.dtype, Estimate.of_rollouts(rollouts), seconds)
-    people = sum(len(rollout.simulated()) for rollout in rollouts)
+    people = sum(step.n_people for rollout in rollouts for step in rollout.steps if not step.real)
+    score = "" if request.population is not None else f"\nScore it: mf-llm evaluate {shlex.quote(str(output))}"
     failed = sum(rollout.n_failed for rollout in rollouts)
     if request.endpoint is not None:
         print(Counters.from_dict(json.loads((output / "endpoint.json").read_text(encoding="utf-8"))).describe())
     print(
-        f"{len(rollouts)} rollouts, {people} people simulated in {seconds:.0f} s ({people / seconds:.1f} people/s), "
-        f"{failed} failed generations.\nRun folder: {output}\nScore it: mf-llm evaluate {shlex.quote(str(output))}"
+        f"{len(rollouts)} rollouts, {people:,} people simulated in {seconds:.0f} s "
+        f"({people / seconds:,.1f} people/s), {failed} failed generations.\nRun folder: {output}{score}"
     )
 
 
@@ -155,7 +164,7 @@ def _expected(request: SimulateRequest, model_name: str, jobs: Sequence[_Job]) -
     # Side by side is faster; where that was never measured, the speed of one after the other is on the safe side.
     speed = remembered_speed(_batched_name(request, model_name), request.dtype)
     speed = speed or remembered_speed(model_name, request.dtype)
-    total = Estimate.total([estimate(job.events, job.plans, job.config) for job in jobs for _ in request.seeds])
+    total = Estimate.total([estimate(job.planned, job.plans, job.config) for job in jobs for _ in request.seeds])
     return total.describe(model_name, speed, n_seeds=n_seeds)
 
 
@@ -204,7 +213,7 @@ def _job(name: str, events: list[Event], request: SimulateRequest, trained: dict
         if trained.get("signal") == "both":
             instead["signal"] = "text"
         config = SimulationConfig(**{"max_actions": MAX_LABELLED} | request.options | instead)
-    chosen, plans, skipped = [], [], []
+    chosen, planned, plans, skipped = [], [], [], []
     for event in events:
         if request.split is not None and event.split != request.split:
             continue
@@ -212,10 +221,13 @@ def _job(name: str, events: list[Event], request: SimulateRequest, trained: dict
             continue
         if request.limit is not None and len(chosen) == request.limit:
             break
-        reason = None if request.event_ids else _too_short(event, windows, dimension, request)
+        judged = not request.event_ids and request.population is None
+        reason = _too_short(event, windows, dimension, request) if judged else None
         if reason is None:
             try:
-                plans.append(plan_simulation(event, config))
+                one, plan = _planned(event, config, request)
+                planned.append(one)
+                plans.append(plan)
                 chosen.append(event)
             except InputError as error:
                 if request.event_ids or len(events) == 1:
@@ -223,7 +235,14 @@ def _job(name: str, events: list[Event], request: SimulateRequest, trained: dict
                 reason = str(error)
         if reason is not None:
             skipped.append(reason)
-    return _Job(data_set=name, config=config, events=chosen, plans=plans, skipped=skipped)
+    return _Job(data_set=name, config=config, events=chosen, planned=planned, plans=plans, skipped=skipped)
+
+
+def _planned(event: Event, config: SimulationConfig, request: SimulateRequest) -> tuple[Event, Plan]:
+    """The plan of an event, and the event it is of: with a population, one that ends in its people."""
+    if request.population is not None:
+        return plan_population(event, request.population, config, request.n_steps or 1)
+    return event, plan_simulation(event, config)
 
 
 def _too_short(event: Event, windows: Windows | None, dimension: str | None, request: SimulateRequest) -> str | None:
@@ -247,12 +266,15 @@ def _check_event_ids(request: SimulateRequest, sets: dict[str, list[Event]]) -> 
 
 
 def _run_record(request: SimulateRequest, model_name: str, jobs: Sequence[_Job]) -> dict[str, Any]:
-    source = Path(request.events)
+    source, people = Path(request.events), None
+    if request.population is not None:
+        people = {"states": len(request.population), "people": request.population.n_people}
     return {
         "events": str(source.resolve()) if source.exists() else request.events,
         "model": model_name,
         "dtype": request.dtype,
         "endpoint": request.endpoint.fingerprint() if request.endpoint is not None else None,
+        "population": None if people is None else people | {"steps": request.n_steps or 1},
         "seeds": list(request.seeds),
         "data_sets": {
             job.data_set: {
@@ -267,7 +289,7 @@ def _run_record(request: SimulateRequest, model_name: str, jobs: Sequence[_Job])
 
 def _check_resumed(record: dict[str, Any], found: dict[str, Any], output: Path) -> None:
     """A run may be resumed with more events or seeds, never with another model or other settings."""
-    for key in ("model", "dtype", "endpoint"):
+    for key in ("model", "dtype", "endpoint", "population"):
         check_same_run({key: record[key]}, {key: found.get(key)}, output)
     for name in record["data_sets"].keys() & found.get("data_sets", {}).keys():
         ours, theirs = record["data_sets"][name], found["data_sets"][name]

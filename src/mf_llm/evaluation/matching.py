@@ -40,6 +40,11 @@ def match(rollouts: Sequence[Rollout], sets: Mapping[str, Sequence[Event]]) -> G
     found: dict[tuple[str, str], tuple[Event, list[Rollout]]] = {}
     hashes: dict[int, str] = {}
     for rollout in rollouts:
+        if rollout.config.get("resolved", {}).get("population"):
+            raise InputError(
+                f"`rollouts` must be of an event's own people, got a population for event {rollout.event_id!r}; "
+                "nobody knows what it really did; read its shares from steps.parquet."
+            )
         candidates = places.get(rollout.event_id, [])
         candidates = [place for place in candidates if place[0] == rollout.data_set] or candidates
         if not candidates:

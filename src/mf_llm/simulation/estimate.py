@@ -74,7 +74,7 @@ class Estimate:
         basis = "as measured here before" if speed else "a first guess for two cores"
         rollouts = f"{self.events} rollouts" + (f" ({n_seeds} seeds)" if n_seeds > 1 else "")
         return (
-            f"{rollouts}, {self.steps} steps, {self.people} people to simulate with {model}: about "
+            f"{rollouts}, {self.steps} steps, {self.people:,} people to simulate with {model}: about "
             f"{self.prompt_tokens:,} tokens to encode and at most {self.new_tokens:,} to generate; "
             f"at most about {duration(seconds)} ({basis})."
         )

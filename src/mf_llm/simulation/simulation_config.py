@@ -55,9 +55,9 @@ class SimulationConfig:
             trained with 0; others show how far a result depends on the words.
         seed: seed of the keyed randomness.
         option_orders: in how many orders the options are listed, against position bias: a keyed order and its reverse
-            for 2, otherwise cyclic shifts. The people of a step take turns.
+            for 2, otherwise cyclic shifts. The people of a step take turns; a population's states are read in each.
         listed_actions: how many actions of a step the mean-field model reads (a keyed weighted sample if there are
-            more; the shares of all of them are always given).
+            more; the shares of all of them are always given). Of a population, so many people are heard.
         writers: with labels and texts, at most this many people of a step write a text, a keyed sample; the others
             answer with their label alone (0: nobody writes). Everybody by default. Texts are what a rollout spends
             most of its time on, and of a large step the mean-field model reads `listed_actions` at most. Labels and

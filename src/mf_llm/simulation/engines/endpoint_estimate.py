@@ -48,7 +48,7 @@ class EndpointEstimate:
             prompt, new = endpoint.price_per_million
             cost = f"; cost at most about {(self.prompt_tokens * prompt + self.new_tokens * new) / 1e6:,.4g}"
         return (
-            f"{rollouts}, {self.steps} steps, {self.people} people to simulate with {endpoint.model} at "
+            f"{rollouts}, {self.steps} steps, {self.people:,} people to simulate with {endpoint.model} at "
             f"{endpoint.server('policy').public_address}: {self.requests:,} requests, about {self.prompt_tokens:,} "
             f"prompt tokens (by characters: no tokenizer is loaded) and at most {self.new_tokens:,} new tokens{cost}."
         )
