@@ -68,7 +68,7 @@ def test_the_concurrency_is_kept_busy_and_never_exceeded(failing):
     area = sum(count * (later - now) for (now, count), (later, _) in pairwise(busy))
     assert area / (busy[-1][0] - busy[0][0]) >= 0.9 * concurrency
     handled = sum(change > before for (_, before), (_, change) in pairwise(changes[full[0] : full[-1] + 1]))
-    assert handled >= 0.7 * n  # that is most of the run
+    assert handled >= 0.5 * n  # a good part of the run, also on a machine that does something else meanwhile
 
 
 def test_questions_are_made_when_their_turn_comes():
