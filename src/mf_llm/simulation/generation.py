@@ -205,6 +205,7 @@ def _write(
         guard = _FiniteGuard(len(rows))
         limits = {"max_new_tokens": min(_STRETCH, max_new_tokens - written), "eos_token_id": list(end_ids)}
         greedy, processors = _processors(generation_config, prompt_length, pad_token_id=end_ids[0], **limits)
+        greedy.return_dict_in_generate = True
         if greedy.min_new_tokens:
             greedy.min_new_tokens = min(max(greedy.min_new_tokens - written, 0), limits["max_new_tokens"])
         if generation_config.do_sample:
@@ -216,7 +217,6 @@ def _write(
             logits_processor=LogitsProcessorList([guard, *processors]),
             stopping_criteria=first_line,
             generation_config=greedy,
-            return_dict_in_generate=True,
         )
         new = output.sequences[:, ids.shape[1] :]
         going = []
