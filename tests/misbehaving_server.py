@@ -95,14 +95,16 @@ class _Handler(BaseHTTPRequestHandler):
             owner.requests.append((request, dict(self.headers.items())))
             owner.count(1)
         try:
-            self._send(owner.reply(request, earlier))
+            reply = owner.reply(request, earlier)
+            if reply.wait:
+                time.sleep(reply.wait)
         finally:
+            # Before the answer: who has it may ask again before this thread goes on.
             with owner.lock:
                 owner.count(-1)
+        self._send(reply)
 
     def _send(self, reply: Reply) -> None:
-        if reply.wait:
-            time.sleep(reply.wait)
         if reply.drop:
             self.close_connection = True
             self.connection.close()

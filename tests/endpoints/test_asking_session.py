@@ -49,15 +49,27 @@ def test_answers_come_in_the_order_of_the_questions_and_are_told_at_once():
 
 @pytest.mark.parametrize("failing", [0.0, 0.3])
 def test_the_concurrency_is_kept_busy_and_never_exceeded(failing):
-    """Also while others wait for their next attempt."""
-    concurrency, n, seconds = 16, 112, 0.5
+    """Also while others wait for their next attempt. An answer is held back until all slots are taken again."""
+    concurrency, n = 16, 112
+    bad = {number for number in range(n) if number % 10 < 10 * failing}
+    turn, answered, to_come = threading.Condition(), 0, n
 
     def reply(request, earlier):
-        number = int(request["messages"][-1]["content"])
-        bad = earlier == 0 and number % 10 < 10 * failing
-        return Reply(status=503, body=b"{}", wait=seconds) if bad else Reply("fine", wait=seconds)
+        nonlocal answered, to_come
+        fails = earlier == 0 and int(request["messages"][-1]["content"]) in bad
+        with turn:
+            turn.notify_all()
+            in_time = turn.wait_for(lambda: len(server.requests) >= min(answered + concurrency, to_come), timeout=60)
+            answered += 1
+            to_come += fails
+            turn.notify_all()
+        assert in_time, "a slot stayed free"
+        return Reply(status=503, body=b"{}") if fails else Reply("fine")
 
-    with MisbehavingServer(reply) as server, session_of(server, concurrency=concurrency, delay=0.25) as session:
+    with (
+        MisbehavingServer(reply) as server,
+        session_of(server, concurrency=concurrency, delay=0.25, timeout=120.0) as session,
+    ):
         answers = session.ask(question(server, i) for i in range(n))
         changes = server.changes
     assert all(answer.failure is None for answer in answers)
@@ -68,7 +80,7 @@ def test_the_concurrency_is_kept_busy_and_never_exceeded(failing):
     area = sum(count * (later - now) for (now, count), (later, _) in pairwise(busy))
     assert area / (busy[-1][0] - busy[0][0]) >= 0.9 * concurrency
     handled = sum(change > before for (_, before), (_, change) in pairwise(changes[full[0] : full[-1] + 1]))
-    assert handled >= 0.5 * n  # a good part of the run, also on a machine that does something else meanwhile
+    assert handled >= 0.7 * n  # that is most of the run
 
 
 def test_questions_are_made_when_their_turn_comes():

@@ -44,6 +44,11 @@ def uniform_number(key: int, counter: int = 0) -> float:
     return ((int.from_bytes(digest, "little") >> 12) + 0.5) / 2**52
 
 
+def keyed_generator(key: int) -> np.random.Generator:
+    """A generator whose numbers are a function of the key alone."""
+    return np.random.Generator(np.random.Philox(key=np.uint64(key)))
+
+
 def keyed_sample(n: int, size: int, key: int, weights: np.ndarray | None = None) -> list[int]:
     """`size` of ``range(n)`` without replacement, in increasing order; with weights by Efraimidis and Spirakis (2006).
 
@@ -55,7 +60,7 @@ def keyed_sample(n: int, size: int, key: int, weights: np.ndarray | None = None)
     """
     if n <= size:
         return list(range(n))
-    generator = np.random.Generator(np.random.Philox(key=np.uint64(key)))
+    generator = keyed_generator(key)
     weights = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
     race = -np.log(generator.random(n)) / np.maximum(weights, 1e-300)
     return sorted(int(i) for i in np.argsort(race, kind="stable")[:size])
@@ -63,4 +68,4 @@ def keyed_sample(n: int, size: int, key: int, weights: np.ndarray | None = None)
 
 def permutation(n: int, key: int) -> list[int]:
     """A keyed permutation of ``range(n)``."""
-    return [int(i) for i in np.random.Generator(np.random.Philox(key=np.uint64(key))).permutation(n)]
+    return [int(i) for i in keyed_generator(key).permutation(n)]

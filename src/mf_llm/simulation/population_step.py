@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mf_llm.simulation.generation import Generated
-from mf_llm.simulation.keyed_draws import stream_key, uniform_number
+from mf_llm.simulation.keyed_draws import keyed_generator, stream_key, uniform_number
 from mf_llm.simulation.policy_step import Decisions, PolicyStep
 from mf_llm.simulation.readout import SharedPrefix
 from mf_llm.simulation.rollout import ActionRow
@@ -67,7 +67,7 @@ class PopulationStep(PolicyStep):
         finite = np.isfinite(probabilities).all(axis=1)
         counts = np.zeros(probabilities.shape, dtype=np.int64)
         for n in np.flatnonzero(finite):
-            generator = _generator(self._key(step, step.turns[n], "counts"))
+            generator = keyed_generator(self._key(step, step.turns[n], "counts"))
             counts[n] = generator.multinomial(step.counts[n], probabilities[n] / probabilities[n].sum())
         speakers = self._speakers(step, counts)
         return PopulationDecisions(
@@ -138,7 +138,7 @@ class PopulationStep(PolicyStep):
     def _speakers(self, step: Step, counts: np.ndarray) -> tuple[Speaker, ...]:
         """A keyed sample of the N people, without those whose state failed."""
         n_people, size = step.n_people, min(self.config.listed_actions, step.n_people)
-        generator = _generator(stream_key(self.config.seed, self.event.event_id, step.index, "speakers"))
+        generator = keyed_generator(stream_key(self.config.seed, self.event.event_id, step.index, "speakers"))
         numbers = np.sort(generator.choice(n_people, size, replace=False, shuffle=False))
         ends = np.cumsum(step.counts)
         states = np.searchsorted(ends, numbers, side="right")
@@ -168,7 +168,3 @@ class PopulationStep(PolicyStep):
 
     def _person_key(self, step: Step, one: Speaker, purpose: str) -> int:
         return stream_key(self.config.seed, self.event.event_id, step.index, "person", one.number, purpose)
-
-
-def _generator(key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.uint64(key)))

@@ -45,6 +45,9 @@ class SharedKeys:
             for start in range(0, rows, size):
                 yield slice(start, min(start + size, rows)), self
             return
+        if rows <= size:  # as it is: it knows its places already
+            yield slice(0, rows), self
+            return
         first = start = end = 0
         for last, count in enumerate(self.counts, 1):
             end += count
