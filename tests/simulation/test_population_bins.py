@@ -81,11 +81,12 @@ def test_files_of_bins(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("b.yaml", "a: [1", "must be YAML or JSON"),
-        ("b.json", "a: 1", "must be YAML or JSON"),
+        ("b.yaml", "a: [1", "b.yaml, line 1: must be valid YAML"),
+        ("b.json", "a: 1", "b.json, line 1: must be valid JSON"),
+        ("b.json", '{"a": null, "a": null}', "'a' stands twice"),
         ("b.yaml", "- 1", r"must map fields to their bins, got a list of 1 in .*b.yaml"),
         ("b.yaml", "", "must map fields to their bins, got None"),
-        ("none.yaml", None, r"must be a file that can be read, got .*none.yaml \(No such file"),
+        ("none.yaml", None, r"must be a YAML or JSON file that can be read, got .*none.yaml \(No such file"),
     ],
 )
 def test_files_that_hold_no_bins(tmp_path, name, text, message):

@@ -13,6 +13,7 @@ from typing import Any
 from mf_llm.errors import InputError
 from mf_llm.evaluation.protocol import first_dimension
 from mf_llm.events.event import Event
+from mf_llm.yaml_files import parse_yaml
 
 DIMENSION_SET_VERSION = 1
 PACKAGED = ("en", "zh")
@@ -181,14 +182,7 @@ def load_dimensions(source: str | os.PathLike = "en") -> DimensionSet:
 
 def read_dimensions(text: str, place: str) -> DimensionSet:
     """Parses a dimension file; `place` is what errors call it."""
-    import yaml
-
-    try:
-        record = yaml.load(text, Loader=_strict_loader())
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"{place} must be valid YAML, but: {' '.join(str(error).split())}; correct the line."
-        ) from error
+    record = parse_yaml(text, place)
     if not isinstance(record, Mapping) or record.get("version") != DIMENSION_SET_VERSION:
         raise InputError(f"{place} must be a mapping with version {DIMENSION_SET_VERSION}; {_FORMAT}.")
     language = record.get("language")
@@ -267,24 +261,3 @@ def _read_dimension(name: Any, entry: Any, language: str) -> Dimension:
         categories.append(Category(id=category, **words))
     rest = {key: value for key, value in entry.items() if key != "categories"}
     return Dimension(name=name, categories=tuple(categories), language=language, **rest)
-
-
-@cache
-def _strict_loader() -> type:
-    """A safe YAML loader that refuses a key given twice, of which YAML would silently keep the last."""
-    import yaml
-
-    class StrictLoader(yaml.SafeLoader):
-        pass
-
-    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-        keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} stands twice", node.value[place][0].start_mark
-                )
-        return loader.construct_mapping(node, deep=True)
-
-    StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    return StrictLoader

@@ -93,9 +93,10 @@ def read_answers(event: Event, rollouts: Sequence[Rollout], n_categories: int) -
     attempted = np.zeros(len(event.turns), dtype=bool)
     n_failed = 0
     for rollout in rollouts:
+        changed = bool(rollout.config.get("resolved", {}).get("interventions"))
         for row in rollout.actions:
-            if row.source not in (SIMULATED, FAILED):
-                continue
+            if row.source not in (SIMULATED, FAILED) or (row.turn >= len(event.turns) and changed):
+                continue  # people whom an intervention brought have nobody to be held against
             if not 0 <= row.turn < len(event.turns):
                 raise InputError(
                     f"`turn` must lie in 0..{len(event.turns) - 1} in a rollout of event {event.event_id!r}, got "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ import numpy as np
 from mf_llm.atomic_files import plain, write_json
 from mf_llm.errors import InputError
 from mf_llm.events import Event
+from mf_llm.interventions.course import Course
+from mf_llm.interventions.intervention import Intervention
 from mf_llm.simulation.anchor import carry_forward
 from mf_llm.simulation.engines.engine import Engine
 from mf_llm.simulation.journal import FinishedStep, Journal, check_same_run
 from mf_llm.simulation.progress import Progress
-from mf_llm.simulation.rollout import ActionRow, Rollout, StepRow
+from mf_llm.simulation.rollout import INTERVENTION, ActionRow, Rollout, StepRow
 from mf_llm.simulation.signal_writing import SignalRequest
 from mf_llm.simulation.signals import PopulationHistory, count_people, count_shares, shown_signal
 from mf_llm.simulation.simulation_config import SimulationConfig
@@ -39,6 +41,8 @@ class EventRun:
         versions, data_set: kept in the rollout.
         bar: told how far the event is.
         folder: where the rollout goes, or None.
+        interventions: what is done to the population.
+        past: the first steps, which are taken over as they are (of a branch those of its parent).
     """
 
     def __init__(
@@ -52,12 +56,17 @@ class EventRun:
         data_set: str | None,
         bar: Progress,
         folder: Path | None,
+        interventions: Sequence[Intervention] = (),
+        past: Sequence[FinishedStep] = (),
     ) -> None:
         config = engine.fitted(config)
+        self.course = Course(event, config, plan, interventions)
+        event_hash, event, plan = event.content_hash(), self.course.event, self.course.plan
         self.event, self.config, self.plan, self.bar, self.folder = event, config, plan, bar, folder
         self.policy = engine.policy(event, config, plan, _carry(event, config, plan), folder)
         self.mean_field = engine.mean_field(event, config, plan, folder)
         self.history = PopulationHistory(event, plan.answer.options, plan.answer.dimension, plan.profiles)
+        self.past = tuple(past)
         self.text_signal: str | None = None
         self.signal_failure: str | None = None
         self.journal: Journal | None = None
@@ -80,9 +89,11 @@ class EventRun:
             step = plan.steps[-1]
             steps = sum(not one.real for one in plan.steps)
             resolved["population"] = {"states": len(step.turns), "people": step.n_people, "steps": steps}
+        if interventions:
+            resolved["interventions"] = self.course.to_list()
         self.rollout = Rollout(
             event_id=event.event_id,
-            event_hash=event.content_hash(),
+            event_hash=event_hash,
             data_set=data_set,
             topic=event.topic,
             dimension=plan.answer.dimension,
@@ -99,6 +110,7 @@ class EventRun:
             InputError: if the folder holds something else, or anything without `resume`.
         """
         if self.folder is None:
+            self._replay(self.past)
             return
         header = {key: value for key, value in self.rollout.metadata().items() if key != "n_failed"}
         if resume and (self.folder / "rollout.json").exists():
@@ -110,14 +122,21 @@ class EventRun:
             return
         self.journal = Journal(self.folder, header, resume=resume)
         done = self.journal.finished
-        for finished_step in done:
-            self._take_in(finished_step)
-            self.bar.advance(0 if finished_step.step.real else len(self.plan.steps[finished_step.step.step].turns))
-        if done and not done[-1].step.real:
-            self.policy.recall(None if self.config.signal == "none" else done[-1].step.signal)
-        self.waiting = list(self.plan.steps[len(done) :])
+        for finished in self.past[len(done) :]:
+            self.journal.append(finished)
+        self._replay([*done, *self.past[len(done) :]])
         if not self.waiting:  # stopped between its last step and its rollout
             self._save()
+
+    def _replay(self, done: Sequence[FinishedStep]) -> None:
+        """Takes in steps that were made before."""
+        for finished in done:
+            step = self.waiting.pop(0)
+            self._come_upon(step)
+            self._take_in(finished)
+            self.bar.advance(0 if step.real else len(step.turns))
+        if done and not done[-1].step.real:
+            self.policy.recall(None if self.config.signal == "none" else done[-1].step.signal)
 
     @property
     def step(self) -> Step:
@@ -127,7 +146,9 @@ class EventRun:
     def decide(self) -> Any | None:
         """Begins a step: what its people decide, or None where they are real."""
         self.bar.describe(self.event, self.plan, self.step)
-        self._before, self._spent, self._signal = self._tokens(), 0.0, self._shown()
+        self._come_upon(self.step)
+        self._before, self._spent = self._tokens(), 0.0
+        self._signal = self.course.shown_at(self.step, self._shown())
         with self._timed():
             return None if self.step.real else self.policy.decide(self.step, self._signal, self.bar.advance)
 
@@ -143,6 +164,7 @@ class EventRun:
                 self._rows = real_actions(self.event, self.step, self.plan.answer.dimension)
             else:
                 self._rows = self.policy.rows(decisions, written, self.bar.advance)
+            self._rows += self.course.rows_at(self.step)
 
     def signal_request(self) -> SignalRequest | None:
         """The signal that the mean-field model has to write after the step, if any."""
@@ -160,6 +182,7 @@ class EventRun:
         after, before = self._tokens(), self._before
         self.bar.tokens(sum(after) - sum(before))
         options, rows = self.plan.answer.options, self._rows
+        own = [row for row in rows if row.source != INTERVENTION]
         row = StepRow(
             step=self.step.index,
             real=self.step.real,
@@ -168,10 +191,10 @@ class EventRun:
             n_failed=sum(row.failure is not None for row in rows),
             signal=self._signal or "",
             signal_failure=self.signal_failure,
-            shares=count_shares(rows, options).normalised if options else None,
+            shares=count_shares(own, options).normalised if options else None,
             prompt_tokens=after[0] - before[0],
             new_tokens=after[1] - before[1],
-            counts=count_people(rows, options) if self.step.counts else None,
+            counts=count_people(own, options) if self.step.counts else None,
         )
         text = signal if signal is not None else self.text_signal if failure is None else None
         finished = FinishedStep(
@@ -195,6 +218,11 @@ class EventRun:
             seconds = [round(value, 3) for value in self.seconds]
             write_json(self.folder / "timings.json", {"seconds_per_step": seconds})
             self.journal.close(remove=True)
+
+    def _come_upon(self, step: Step) -> None:
+        """What interventions made of topic and text is in force when a step begins."""
+        self.policy.event = self.mean_field.event = self.course.event_at(step)
+        self.text_signal = self.course.text_at(step, self.text_signal)
 
     def _take_in(self, finished: FinishedStep) -> None:
         self.rollout.steps.append(finished.step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from mf_llm.errors import InputError
-from mf_llm.events.validation import one_line, show
+from mf_llm.events.validation import show
 from mf_llm.events.values import is_number
 from mf_llm.models.prompts import render_state
+from mf_llm.yaml_files import read_yaml
 
 Bins = Mapping[str, Sequence[float | None] | Mapping[str, Sequence[Any] | None] | None]
 
@@ -84,21 +84,7 @@ def load_bins(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: if the file cannot be read or holds no mapping.
     """
-    import yaml
-
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        bins = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise InputError(
-            f"`bins` must be a file that can be read, got {path} ({error.strerror or error}); nothing was coarsened; "
-            "name a YAML or JSON file."
-        ) from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            f"`bins` must be YAML or JSON, got {path} ({one_line(error)}); nothing was coarsened; correct the file."
-        ) from None
+    bins = read_yaml(Path(path), "bins")
     if not isinstance(bins, Mapping):
         raise InputError(
             f"`bins` must map fields to their bins, got {show(bins)} in {path}; nothing was coarsened; write one "

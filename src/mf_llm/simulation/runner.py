@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from mf_llm.errors import InputError
 from mf_llm.events import Event
+from mf_llm.interventions.intervention import Intervention
 from mf_llm.models.processing_mf_llm import MFLLMProcessor
 from mf_llm.simulation.engines.engine import Engine
 from mf_llm.simulation.event_run import EventRun
@@ -55,6 +56,7 @@ def simulate(
     events_together: int = 1,
     population: Population | None = None,
     n_steps: int | None = None,
+    interventions: Sequence[Intervention] = (),
 ) -> Rollout | list[Rollout]:
     """Simulates how the people of an event react, after a warm-up on what they really did (method, section 1).
 
@@ -73,6 +75,8 @@ def simulate(
         population: who acts after the warm-up, all of them in every step, in the place of those who came then (the
             mean-field limit; in-process models only).
         n_steps: how many steps a population acts; 1 by default.
+        interventions: what is done to the population, in each of the events. Beside a rollout without them, a branch
+            (`mf_llm.interventions.branch`) makes the same at less cost.
 
     Returns:
         A `Rollout`, or a list of them in the order of the events.
@@ -85,7 +89,7 @@ def simulate(
     events = [event] if isinstance(event, Event) else list(event)
     if output is not None:
         check_distinct_ids(events)
-    engine = _engine(model, processor)
+    engine = engine_of(model, processor)
     config = config or engine.default_config()
     if population is not None:
         events, plans = _with_population(engine, events, population, config, 1 if n_steps is None else n_steps)
@@ -102,6 +106,7 @@ def simulate(
             if folder is not None and not isinstance(event, Event):
                 folder = folder / "rollouts" / rollout_name(one.event_id, config.seed)
             common = {"versions": versions, "data_set": data_set, "bar": bar, "folder": folder}
+            common["interventions"] = interventions
             runs.append(partial(EventRun, engine, one, config, plan, **common))
         rollouts = run_in_lockstep(engine, runs, events_together=events_together, resume=resume)
     return rollouts[0] if isinstance(event, Event) else rollouts
@@ -122,7 +127,12 @@ def _with_population(
     return [event for event, _ in planned], [plan for _, plan in planned]
 
 
-def _engine(model: MFLLMForSimulation | Endpoint, processor: MFLLMProcessor | None) -> Engine:
+def engine_of(model: MFLLMForSimulation | Endpoint, processor: MFLLMProcessor | None) -> Engine:
+    """Who answers for people and mean field.
+
+    Raises:
+        InputError: a model without its processor, or the two do not belong together.
+    """
     from mf_llm.endpoints import Endpoint
 
     if isinstance(model, Endpoint):

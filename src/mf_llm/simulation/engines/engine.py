@@ -20,10 +20,12 @@ class Policy(Protocol):
     """The policy of one event.
 
     Attributes:
+        event: the event as it is known at the step; its topic may change between steps.
         max_new_tokens: bound of a person's text.
         prompt_tokens, new_tokens: tokens so far.
     """
 
+    event: Event
     max_new_tokens: int
     prompt_tokens: int
     new_tokens: int
@@ -42,10 +44,12 @@ class MeanField(Protocol):
     """The mean-field model of one event.
 
     Attributes:
+        event: the event as it is known at the step; its topic may change between steps.
         max_new_tokens: bound of a signal.
         prompt_tokens, new_tokens: tokens so far.
     """
 
+    event: Event
     max_new_tokens: int
     prompt_tokens: int
     new_tokens: int
