@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from mf_llm.cli_measuring import compare, evaluate, forecast, report
-from mf_llm.cli_simulating import simulate
+from mf_llm.cli_simulating import intervene, simulate
 from mf_llm.cli_texts import annotate, memory
 from mf_llm.errors import InputError
 
@@ -32,7 +32,7 @@ _ClickException = typer.BadParameter.__mro__[2]
 _INTERRUPTED = 130
 _HOW_TO_GO_ON = "interrupted; finished steps are kept; go on with --resume"
 
-for _command in (simulate, evaluate, compare, forecast, report, annotate, memory):
+for _command in (simulate, evaluate, compare, forecast, intervene, report, annotate, memory):
     app.command()(_command)
 
 

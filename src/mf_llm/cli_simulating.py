@@ -86,8 +86,8 @@ def simulate(
         int | None,
         typer.Option(
             min=1,
-            help="Events that are simulated side by side: faster, and more memory.  [default: 1; with --endpoint "
-            "what keeps it busy]",
+            help="Rollouts, of events or seeds, that are made side by side: faster, and more memory.  [default: the "
+            "seeds of one event; with --endpoint what keeps it busy]",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the run folder.")] = False,
@@ -141,5 +141,51 @@ def simulate(
                 "max_new_tokens": max_new_tokens,
                 "signal_max_tokens": signal_max_tokens,
             },
+        )
+    )
+
+
+def intervene(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Run folder of `mf-llm simulate`; its seeds are what effects are over."),
+    ],
+    plan: Annotated[Path, typer.Option(help="Candidates, and what they are for (YAML or JSON).")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of branches and results.  [default: RUN/interventions/PLAN]")
+    ] = None,
+    events: Annotated[str | None, typer.Option(help="Where the event is.  [default: where the run found it]")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="At most this many seeds of the run.  [default: all]")
+    ] = None,
+    halving: Annotated[
+        bool, typer.Option("--halving/--all-seeds", help="Give up the worse half of the candidates on few seeds.")
+    ] = True,
+    comparison: Annotated[
+        Path | None, typer.Option(help="Output of `mf-llm compare`: how far the report lets the model be trusted.")
+    ] = None,
+    plots: Annotated[bool, typer.Option(help="Draw trajectories, effects and the ranking.")] = True,
+    branches_together: Annotated[
+        int, typer.Option(min=1, help="Branches that are made side by side: faster, and more memory.")
+    ] = 32,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the output folder.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and stop.")] = False,
+) -> None:
+    """Do something to a simulated population: branches, their effects, and which candidate is best."""
+    from mf_llm.commands.intervene_run import InterveneRequest, run_intervene
+
+    run_intervene(
+        InterveneRequest(
+            run=run,
+            plan=plan,
+            output=output,
+            events=events,
+            seeds=seeds,
+            halving=halving,
+            comparison=comparison,
+            plots=plots,
+            branches_together=branches_together,
+            resume=resume,
+            dry_run=dry_run,
         )
     )

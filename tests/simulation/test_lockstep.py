@@ -23,14 +23,15 @@ from small_events import (
     with_turns,
 )
 
-from mf_llm import InputError
-from mf_llm.simulation import event_run, lockstep
+from mf_llm import InputError, SimulationConfig
+from mf_llm.simulation import event_run, load_rollouts, lockstep, simulate
 from mf_llm.simulation.engines import in_process
 from mf_llm.simulation.event_run import EventRun
 from mf_llm.simulation.generation import generate_keyed
 from mf_llm.simulation.journal import Journal
 from mf_llm.simulation.readout import encode_prefix
 
+QUICK = {"max_new_tokens": 5, "signal_max_tokens": 8, "agents_per_step": 3, "warm_up": 8, "max_prompt_tokens": 600}
 FILES = ("actions.parquet", "steps.parquet", "rollout.json")
 
 
@@ -109,6 +110,29 @@ def test_what_is_generated_together_is_one_batch():
     assert sorted(prompts, reverse=True) == [5, 5, 5, 3, 2, 1]
     texts = [shape[0] for shape in rows["policy"].elements() if shape[1] == 1]
     assert max(texts) == sum(min(3, len(event.turns) - 8) for event in events)
+
+
+@pytest.mark.parametrize("together", [1, 3, 8])
+def test_the_seeds_of_an_ensemble_are_those_simulated_one_by_one(tmp_path, together):
+    events, settings = several_events()[:2], {"signal": "both", "action": "label_text", **QUICK}
+    model, processor = model_of("qwen2"), processor_of("qwen2")
+    where = {"progress": False, "events_together": together}
+    made = simulate(model, processor, events, SimulationConfig(**settings), seeds=(3, 0, 5), output=tmp_path, **where)
+    alone = [
+        simulate(model, processor, event, SimulationConfig(**settings, seed=seed), progress=False)
+        for event in events
+        for seed in (3, 0, 5)
+    ]
+    assert outcomes(made) == outcomes(alone)
+    assert outcomes(load_rollouts(tmp_path)) == outcomes(sorted(alone, key=lambda one: (one.event_id, one.seed)))
+    [one] = simulate(model, processor, events[0], SimulationConfig(**settings), seeds=[5], progress=False)
+    assert outcome(one) == outcome(alone[2])
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 1), (0, -1)])
+def test_the_seeds_of_an_ensemble_differ(seeds):
+    with pytest.raises(InputError, match=r"`seeds?` must be"):
+        simulate(model_of("qwen2"), processor_of("qwen2"), small_event(14), seeds=seeds, progress=False)
 
 
 @pytest.mark.parametrize("together", [1, 2, 4])

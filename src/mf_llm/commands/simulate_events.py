@@ -26,6 +26,9 @@ from mf_llm.simulation.run_folder import check_distinct_ids, write_run_tables
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, plan_simulation
 
+# How many seeds of an event are simulated side by side where nothing else is said.
+ENSEMBLE_TOGETHER = 32
+
 if TYPE_CHECKING:
     from mf_llm.endpoints import Endpoint
     from mf_llm.simulation.population import Population
@@ -115,20 +118,19 @@ def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], o
     model, processor = (request.endpoint, None) if request.endpoint else _load(model_name, request.dtype)
     start, rollouts = time.perf_counter(), []
     for job in jobs:
-        for seed in request.seeds:
-            config = replace(job.config, seed=seed)
-            rollouts += simulate(
-                model,
-                processor,
-                job.events,
-                config,
-                output=output,
-                resume=request.resume,
-                data_set=job.data_set,
-                events_together=request.events_together or 1,
-                population=request.population,
-                n_steps=request.n_steps,
-            )
+        rollouts += simulate(
+            model,
+            processor,
+            job.events,
+            job.config,
+            output=output,
+            resume=request.resume,
+            data_set=job.data_set,
+            events_together=request.events_together or 1,
+            population=request.population,
+            n_steps=request.n_steps,
+            seeds=request.seeds,
+        )
     write_run_tables(output, rollouts)
     seconds = time.perf_counter() - start
     if not request.resume and request.endpoint is None and request.population is None:
@@ -172,7 +174,9 @@ def _with_defaults(request: SimulateRequest) -> SimulateRequest:
     """The request with a model, and with as many events side by side as keep it busy."""
     endpoint = request.endpoint
     if endpoint is None:
-        return replace(request, model=request.model or DEFAULT_BACKBONE, events_together=request.events_together or 1)
+        # The seeds of an event are an ensemble, which is what side by side pays most for.
+        together = request.events_together or min(len(request.seeds), ENSEMBLE_TOGETHER)
+        return replace(request, model=request.model or DEFAULT_BACKBONE, events_together=together)
     if request.model is not None:
         raise InputError(
             f"`--model` must be left out with --endpoint, got {request.model!r}; models behind a server are named by "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
     from mf_llm.models import MFLLMForSimulation
 
 
+@overload
+def simulate(
+    model: MFLLMForSimulation | Endpoint,
+    processor: MFLLMProcessor | None,
+    event: Event | Sequence[Event],
+    config: SimulationConfig | None = None,
+    *,
+    seeds: Sequence[int],
+    **kwargs: Any,
+) -> list[Rollout]: ...
 @overload
 def simulate(
     model: MFLLMForSimulation | Endpoint,
@@ -57,6 +68,7 @@ def simulate(
     population: Population | None = None,
     n_steps: int | None = None,
     interventions: Sequence[Intervention] = (),
+    seeds: Sequence[int] | None = None,
 ) -> Rollout | list[Rollout]:
     """Simulates how the people of an event react, after a warm-up on what they really did (method, section 1).
 
@@ -65,21 +77,23 @@ def simulate(
         processor: its `MFLLMProcessor`; None with an endpoint, whose server tokenises.
         event: one event, or several.
         config: how to simulate; as the model was trained by default (``model.config.simulation_config()``).
-        output: folder for the rollout (several events: ``output/rollouts/NAME`` each). Each finished step is on disk
-            before the next begins.
+        output: folder for the rollout (several events or `seeds`: ``output/rollouts/NAME`` each). Each finished step
+            is on disk before the next begins.
         resume: go on with what is in `output`; the result equals an uninterrupted run's.
         progress: show a progress bar.
         data_set: name of the data set, kept in the rollout.
-        events_together: how many events make their steps together, so that the texts and signals of all of them are
-            generated in one batch: faster, and more memory. Like `batch_tokens`, it changes results by rounding only.
+        events_together: how many rollouts, of events or seeds, make their steps together, so that the texts and
+            signals of all of them are generated in one batch: faster, and more memory. Like `batch_tokens`, it changes
+            results by rounding only.
         population: who acts after the warm-up, all of them in every step, in the place of those who came then (the
             mean-field limit; in-process models only).
         n_steps: how many steps a population acts; 1 by default.
         interventions: what is done to the population, in each of the events. Beside a rollout without them, a branch
             (`mf_llm.interventions.branch`) makes the same at less cost.
+        seeds: one rollout of each event for each of these, an ensemble, in place of `config.seed`.
 
     Returns:
-        A `Rollout`, or a list of them in the order of the events.
+        A `Rollout`; for several events or with `seeds` a list of them, in the order of events, then seeds.
 
     Raises:
         InputError: if an event cannot be simulated like this, or `output` holds something else.
@@ -91,31 +105,43 @@ def simulate(
         check_distinct_ids(events)
     engine = engine_of(model, processor)
     config = config or engine.default_config()
-    if population is not None:
-        events, plans = _with_population(engine, events, population, config, 1 if n_steps is None else n_steps)
-    elif n_steps is None:
-        plans = [plan_simulation(one, config) for one in events]
-    else:
+    if population is None and n_steps is not None:
         raise InputError(f"`n_steps` must be left out without a population, got {n_steps!r}; an event has its own.")
+    jobs = [
+        (*_planned(engine, one, one_config, population, n_steps), one_config)
+        for one in events
+        for one_config in _configs(config, seeds)
+    ]
+    several = seeds is not None or not isinstance(event, Event)
     versions = engine.versions()
     where = Path(output) if output is not None else None
-    with engine.running(where), Progress(plans, enabled=progress) as bar:
+    with engine.running(where), Progress([plan for _, plan, _ in jobs], enabled=progress) as bar:
         runs = []
-        for one, plan in zip(events, plans, strict=True):
+        for one, plan, one_config in jobs:
             folder = where
-            if folder is not None and not isinstance(event, Event):
-                folder = folder / "rollouts" / rollout_name(one.event_id, config.seed)
+            if folder is not None and several:
+                folder = folder / "rollouts" / rollout_name(one.event_id, one_config.seed)
             common = {"versions": versions, "data_set": data_set, "bar": bar, "folder": folder}
             common["interventions"] = interventions
-            runs.append(partial(EventRun, engine, one, config, plan, **common))
+            runs.append(partial(EventRun, engine, one, one_config, plan, **common))
         rollouts = run_in_lockstep(engine, runs, events_together=events_together, resume=resume)
-    return rollouts[0] if isinstance(event, Event) else rollouts
+    return rollouts if several else rollouts[0]
 
 
-def _with_population(
-    engine: Engine, events: Sequence[Event], population: Population, config: SimulationConfig, n_steps: int
-) -> tuple[list[Event], list[Plan]]:
-    """The events up to the end of their warm-up with the population behind it, and their plans."""
+def _configs(config: SimulationConfig, seeds: Sequence[int] | None) -> list[SimulationConfig]:
+    if seeds is None:
+        return [config]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"`seeds` must be different whole numbers, at least one, got {list(seeds)!r}.")
+    return [replace(config, seed=seed) for seed in seeds]
+
+
+def _planned(
+    engine: Engine, event: Event, config: SimulationConfig, population: Population | None, n_steps: int | None
+) -> tuple[Event, Plan]:
+    """The event and its plan; with a population, the event up to the end of its warm-up with the people behind it."""
+    if population is None:
+        return event, plan_simulation(event, config)
     from mf_llm.simulation.engines.in_process import InProcessEngine
 
     if not isinstance(engine, InProcessEngine):
@@ -123,8 +149,7 @@ def _with_population(
             "`population` must be None with an endpoint; the people of a state are counted by the probabilities of "
             "all options, which a model in this process gives; load one, or simulate the people of the event."
         )
-    planned = [plan_population(one, population, config, n_steps) for one in events]
-    return [event for event, _ in planned], [plan for _, plan in planned]
+    return plan_population(event, population, config, 1 if n_steps is None else n_steps)
 
 
 def engine_of(model: MFLLMForSimulation | Endpoint, processor: MFLLMProcessor | None) -> Engine:

@@ -1,0 +1,287 @@
+"""``mf-llm intervene``."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mf_llm.atomic_files import plain, write_csv, write_json
+from mf_llm.commands.evaluate_run import terminal_width
+from mf_llm.errors import InputError
+from mf_llm.events import Event, load_event_sets
+from mf_llm.interventions.branches import Branch, run_branches
+from mf_llm.interventions.course import Course
+from mf_llm.interventions.effects import Effects, check_target, measure_effects
+from mf_llm.interventions.plan import InterventionPlan, load_plan
+from mf_llm.interventions.ranking import RANKING_COLUMNS, Ranking, rank_candidates, rounds_of
+from mf_llm.simulation.estimate import duration
+from mf_llm.simulation.rollout import Rollout, load_rollouts
+from mf_llm.simulation.run_folder import rollout_name, write_run_tables
+from mf_llm.simulation.steps import plan_simulation
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterveneRequest:
+    """What the command line asked for.
+
+    Attributes:
+        run: run folder of `mf-llm simulate`: the parents.
+        plan: file of the plan.
+        output: where the branches and results go; ``RUN/interventions/PLAN`` by default.
+        events: where the event is; where the run found it by default.
+        seeds: use at most so many of the run's seeds; None: all.
+        halving: give up bad candidates early.
+        comparison: output folder of `mf-llm compare`, which says how far the model can be trusted.
+        plots: draw figures.
+        branches_together: how many branches are made side by side.
+        resume: go on with what is in `output`.
+        dry_run: say what would be made, and stop.
+    """
+
+    run: Path
+    plan: Path
+    output: Path | None = None
+    events: str | None = None
+    seeds: int | None = None
+    halving: bool = True
+    comparison: Path | None = None
+    plots: bool = True
+    branches_together: int = 32
+    resume: bool = False
+    dry_run: bool = False
+
+
+def run_intervene(request: InterveneRequest) -> Effects | None:
+    """Branches off the rollouts of a run, measures and ranks candidates, and writes what it found.
+
+    Written are the branches (``branches/CANDIDATE``, each a run folder), ``effects.csv``, ``effects_by_seed.csv``,
+    with a target ``ranking.csv``, ``intervene.json``, figures and ``report.html``.
+
+    Returns:
+        The effects; None for a dry run.
+
+    Raises:
+        InputError: run, plan and event do not fit each other.
+    """
+    plan, record = load_plan(request.plan), _run_record(request.run)
+    parents = _parents(request, plan)
+    event = _event(request, record, parents[0])
+    _check_plan(request, plan, event, parents)
+    output = request.output or request.run / "interventions" / request.plan.stem
+    print(_expected(request, plan, parents))
+    if request.dry_run:
+        return None
+    _claim(request, plan, record, parents, output)
+    model, processor = _load(record)
+
+    made: dict[str, list[Rollout]] = {}
+
+    def measure(wanted: Mapping[str, Sequence[int]]) -> Effects:
+        by_seed = {parent.seed: parent for parent in parents}
+        places = [(one, seed) for one in plan.candidates for seed in wanted.get(one.name, ())]
+        branches = [
+            Branch(
+                parent=by_seed[seed],
+                interventions=one.interventions,
+                folder=_folder(output, one.name) / "rollouts" / rollout_name(event.event_id, seed),
+            )
+            for one, seed in places
+        ]
+        together = request.branches_together
+        found = run_branches(model, processor, event, branches, resume=True, branches_together=together)
+        made.clear()
+        for (one, _), rollout in zip(places, found, strict=True):
+            made.setdefault(one.name, []).append(rollout)
+        return measure_effects(parents, made)
+
+    seeds = [parent.seed for parent in parents]
+    if plan.target is None:
+        ranking, effects = None, measure({one.name: seeds for one in plan.candidates})
+    else:
+        ranking, effects = rank_candidates(plan, seeds, measure, halving=request.halving)
+    for name, rollouts in made.items():
+        write_run_tables(_folder(output, name), rollouts)
+    effects.save(output)
+    if ranking is not None:
+        write_csv(output / "ranking.csv", RANKING_COLUMNS, ranking.rows())
+    _show(request, plan, effects, ranking, parents, made, output)
+    return effects
+
+
+def _run_record(run: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        known = isinstance(record, dict) and {"events", "model", "dtype"} <= record.keys()
+    except (OSError, ValueError):
+        known = False
+    if not known:
+        raise InputError(
+            f"`RUN` must be a run folder of `mf-llm simulate`, got {run} without a run.json that can be read; there "
+            "is nothing to branch off; simulate the event first."
+        )
+    if record.get("endpoint"):
+        raise InputError(
+            f"`RUN` must be made by a model in this process, but {run} was answered by a server; a server does not "
+            "share random numbers between runs, and a branch would differ by chance; simulate with --model."
+        )
+    return record
+
+
+def _parents(request: InterveneRequest, plan: InterventionPlan) -> list[Rollout]:
+    rollouts = load_rollouts(request.run)
+    known = sorted({rollout.event_id for rollout in rollouts})
+    if plan.event is None and len(known) > 1:
+        raise InputError(
+            f"`event` must be in {request.plan}, since {request.run} holds {len(known)} events, such as {known[0]!r}; "
+            "it is not clear which one is meant."
+        )
+    event_id = known[0] if plan.event is None else plan.event
+    found = sorted((one for one in rollouts if one.event_id == event_id), key=lambda rollout: rollout.seed)
+    if not found:
+        raise InputError(
+            f"`event` must be one of the events in {request.run}, such as {known[0]!r}, got {event_id!r} in "
+            f"{request.plan}; there is nothing to branch off."
+        )
+    return found[: request.seeds]
+
+
+def _event(request: InterveneRequest, record: Mapping[str, Any], parent: Rollout) -> Event:
+    source = request.events or str(record["events"])
+    sets = load_event_sets(source)
+    same = [one for events in sets.values() for one in events if one.event_id == parent.event_id]
+    for one in same:
+        if one.content_hash() == parent.event_hash:
+            return one
+    what = "has another content" if same else "is not there"
+    raise InputError(
+        f"`--events` must hold the event that was simulated, but {parent.event_id!r} {what} in {source}; its people "
+        "are not known; name the file it came from."
+    )
+
+
+def _check_plan(request: InterveneRequest, plan: InterventionPlan, event: Event, parents: Sequence[Rollout]) -> None:
+    """Finds what cannot be, before a model is loaded."""
+    config = Branch(parent=parents[0]).config
+    steps = plan_simulation(event, config)
+    for one in plan.candidates:
+        try:
+            Course(event, config, steps, one.interventions)
+        except InputError as error:
+            raise InputError(f"{request.plan}: candidate {one.name!r}: {error}") from error
+    if plan.target is not None:
+        try:
+            check_target(plan.target, parents[0].categories, [step.index for step in steps.steps if not step.real])
+        except InputError as error:
+            raise InputError(f"{request.plan}: {error}") from error
+        late = [one.name for one in plan.candidates if min(each.step for each in one.interventions) > plan.target.last]
+        if late:
+            raise InputError(
+                f"{request.plan}: the target must not lie before the first intervention, but {late[0]!r} begins "
+                f"behind step {plan.target.last}; it could have no effect; aim at a later step."
+            )
+    if len(parents) == 1:
+        print(
+            "One seed: effects without intervals. Simulate with --seeds 8 or more to see how sure they are.",
+            file=sys.stderr,
+        )
+
+
+def _expected(request: InterveneRequest, plan: InterventionPlan, parents: Sequence[Rollout]) -> str:
+    """What will be made, for the terminal; at most, where candidates can be given up."""
+    rivals = [one for one in plan.candidates if not one.placebo]
+    halving = request.halving and plan.target is not None
+    rounds = rounds_of(len(rivals), len(parents)) if halving else [len(parents)]
+    going, before, n_branches = len(rivals), 0, 0
+    for seeds in rounds:
+        n_branches += going * (seeds - before)
+        going, before = max(2, math.ceil(going / 2)) if going > 2 else going, seeds
+    n_branches += (len(plan.candidates) - len(rivals)) * len(parents)
+    seconds = sum(
+        sum(_seconds(request.run, parent)[min(each.step for each in one.interventions) :])
+        for one in plan.candidates
+        for parent in parents
+    )
+    share = n_branches / max(len(plan.candidates) * len(parents), 1)
+    took = f"; the same steps took their parents {duration(seconds * share)}" if seconds else ""
+    stops = f", in {len(rounds)} rounds of up to {', '.join(map(str, rounds))} seeds" if len(rounds) > 1 else ""
+    return (
+        f"{len(plan.candidates)} candidates, {len(parents)} seeds of event {parents[0].event_id!r}: {n_branches} "
+        f"branches{stops}{took}."
+    )
+
+
+def _seconds(run: Path, parent: Rollout) -> list[float]:
+    folder = run if (run / "rollout.json").is_file() else run / "rollouts" / rollout_name(parent.event_id, parent.seed)
+    try:
+        return list(map(float, json.loads((folder / "timings.json").read_text())["seconds_per_step"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _claim(
+    request: InterveneRequest,
+    plan: InterventionPlan,
+    record: Mapping[str, Any],
+    parents: Sequence[Rollout],
+    output: Path,
+) -> None:
+    """Says in the output folder what is made there; refuses a folder that holds something else."""
+    path = output / "intervene.json"
+    own = plain(
+        {
+            "plan": plan.to_dict(),
+            "event_hash": parents[0].event_hash,
+            "model": record["model"],
+            "dtype": record["dtype"],
+            "seeds": [parent.seed for parent in parents],
+            "halving": request.halving,
+        }
+    )
+    if path.exists():
+        if not request.resume:
+            raise InputError(
+                f"`--output` must be a new folder, but {output} holds results already; nothing was overwritten; go on "
+                "with them with --resume, or name another folder."
+            )
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key in own if own[key] != found.get(key)]
+        if differing:
+            raise InputError(
+                f"`--resume` must go on with the same plan and run, but {output} was made with another "
+                f"{differing[0].replace('_', ' ')}; the results would be mixed; name another folder."
+            )
+    write_json(path, own)
+
+
+def _load(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    from transformers.utils.logging import disable_progress_bar
+
+    from mf_llm.models.loading import load_model_and_processor
+
+    disable_progress_bar()  # that of loading weights; the simulation has its own
+    return load_model_and_processor(str(record["model"]), dtype=str(record["dtype"]))
+
+
+def _folder(output: Path, name: str) -> Path:
+    return output / "branches" / rollout_name(name, 0).removesuffix("-seed0")
+
+
+def _show(
+    request: InterveneRequest,
+    plan: InterventionPlan,
+    effects: Effects,
+    ranking: Ranking | None,
+    parents: Sequence[Rollout],
+    branches: Mapping[str, Sequence[Rollout]],
+    output: Path,
+) -> None:
+    from mf_llm.interventions.effect_tables import effects_table, ranking_table
+
+    width = terminal_width()
+    print(effects_table(effects, plan, width) if ranking is None else ranking_table(ranking, width))
+    print(f"Effects: {output / 'effects.csv'}")
