@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mf_llm.atomic_files import write_figure
 from mf_llm.evaluation.plotting import (
     COLOURS,
     GREY,
@@ -279,7 +280,6 @@ def _save(figure: Figure, path: str | Path | None) -> None:
     if path is None:
         return
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     stem = path.with_suffix("") if path.suffix.lower() in (".png", ".pdf") else path
     for ending in (".png", ".pdf"):
-        figure.savefig(stem.with_name(stem.name + ending), dpi=_DPI)
+        write_figure(stem.with_name(stem.name + ending), figure, dpi=_DPI)
