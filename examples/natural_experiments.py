@@ -2,8 +2,8 @@
 
     python examples/natural_experiments.py DATA --output results/natural_experiments [--seeds 8] [--models NAME ...]
 
-DATA is the folder with the research data sets. Each model is simulated as its checkpoint was trained; NAME:plain leaves
-its anchor out. Rollouts stay in OUTPUT/runs and are not made again; the news is a branch of them. Written are
+DATA is the folder with the research data sets. Each model is simulated as its checkpoint was trained; NAME:plain
+leaves its anchor out. Rollouts stay in OUTPUT/runs and are not made again; the news is a branch of them. Written are
 ``natural_experiments.csv``, ``.json`` and a figure.
 """
 

@@ -128,7 +128,7 @@ def _require_sklearn() -> None:
     except ModuleNotFoundError as error:
         raise InputError(
             "the package `scikit-learn` is not installed; heads are fitted with it (a saved one is used without); "
-            "install it with: pip install 'mf-llm[annotate]'"
+            "install it with: pip install 'mf-llm[eval]'"
         ) from error
 
 

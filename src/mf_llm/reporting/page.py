@@ -106,7 +106,7 @@ def _environment() -> Any:
     except ModuleNotFoundError as error:
         raise InputError(
             "the package `jinja2` is not installed; reports are written with it; install it with: "
-            "pip install 'mf-llm[report]'"
+            "pip install jinja2"
         ) from error
     loader = PackageLoader("mf_llm", "data")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
