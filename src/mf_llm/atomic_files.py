@@ -6,8 +6,9 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from io import StringIO
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from matplotlib.figure import Figure
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,14 +50,60 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     write_text(path, buffer.getvalue())
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def write_figure(path: Path, figure: Figure, **options: Any) -> None:
+    """Saves a figure of matplotlib as its ending says, ``.png`` or ``.pdf``; equal figures are equal files."""
+    buffer, kind = BytesIO(), path.suffix[1:]
+    figure.savefig(buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None, **options)
+    write_bytes(path, buffer.getvalue())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the file and says what to do where something under it could not be written.
+
+    Raises:
+        OSError: the disk is full, or nothing may be written there. The system says only why, and of some calls not
+            even where.
+    """
     try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno is not None else error
+        raise OSError(
+            f"{path} cannot be written ({why}); make room, or name a folder that can be written, and start again "
+            "(with --resume where there is one)"
+        ) from error
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            # Some file systems find out only now that they are full; and who sees this file may remove what it is
+            # made of, such as a journal.
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        _remove_leftovers(path)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what processes left beside a file that were killed while they wrote it."""
+    start = f".{path.name}."
+    left = {name: name.removeprefix(start) for name in os.listdir(path.parent) if name.startswith(start)}
+    if not left:
+        return
+    import psutil
+
+    for name, process in left.items():
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            path.with_name(name).unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:

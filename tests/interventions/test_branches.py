@@ -160,6 +160,24 @@ def test_what_people_and_the_mean_field_see():
     assert [step.n_people for step in more.steps] == [3, 2, 3, 5, 5, 5]
 
 
+def test_what_really_came_later_does_not_matter():
+    """Truth after the warm-up reaches no branch, whatever is done."""
+    model, later = model_of("qwen2"), []
+    for number, turn in enumerate(EVENT.turns):
+        change = {
+            "action": f"Zq7 {number}",
+            "labels": {"stance": "query"},
+            "time": 5000.0 + number,
+            "parent": number - 1,
+        }
+        later.append(replace(turn, **change) if number >= SHORT["warm_up"] else turn)
+    other = replace(EVENT, turns=tuple(later))
+    for one in INTERVENTIONS.values():
+        expected = branch_of(model, parent_of(model), one)
+        found = branch_of(model, parent_of(model, event=other), one, event=other)
+        assert (found.actions, found.steps) == (expected.actions, expected.steps)
+
+
 def test_topics_come_and_go():
     model = model_of("qwen2")
     parent = parent_of(model)

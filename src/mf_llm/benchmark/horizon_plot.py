@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mf_llm.atomic_files import write_figure
 from mf_llm.evaluation.plotting import COLOURS, GREY, STYLE
 
 _STYLES = ("-", "--", ":", "-.")
@@ -19,7 +20,7 @@ def plot_horizon(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
     Args:
         rows: of `horizon_rows`.
-        path: where the picture goes (its ending names the format).
+        path: where the picture goes (its ending, png or pdf, names the format).
     """
     import matplotlib
 
@@ -42,8 +43,7 @@ def plot_horizon(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
             axis.set(xlabel="actions after the warm-up", ylabel=label)
             axis.set_ylim(bottom=0)
         figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200)
+        write_figure(path, figure, dpi=200)
         plt.close(figure)
     return path
 

@@ -11,6 +11,7 @@ from mf_llm.atomic_files import write_json
 from mf_llm.benchmark.job import RECORD, Job
 from mf_llm.errors import InputError
 from mf_llm.models.configuration_mf_llm import ROLES
+from mf_llm.simulation.journal import Journal
 
 if TYPE_CHECKING:
     from mf_llm.models import MFLLMForSimulation
@@ -36,6 +37,8 @@ def run_jobs(jobs: Sequence[Job], *, dtype: str = "auto", events_together: int =
         head = f"[{number}/{len(jobs)}] {job.name}"
         try:
             left = job.unfinished_events()
+            for folder in [one for event in job.events for one in job.finished(event)]:
+                Journal.discard(folder)
             if not left:
                 continue
             # By their place among all events: what others finish meanwhile moves nothing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ from mf_llm.errors import InputError
 from mf_llm.events import Event, load_event_sets
 from mf_llm.interventions.branches import Branch, run_branches
 from mf_llm.interventions.course import Course
+from mf_llm.interventions.effect_plots import plot_effects
+from mf_llm.interventions.effect_tables import effects_table, ranking_table
 from mf_llm.interventions.effects import Effects, check_target, measure_effects
 from mf_llm.interventions.plan import InterventionPlan, load_plan
-from mf_llm.interventions.ranking import RANKING_COLUMNS, Ranking, rank_candidates, rounds_of
+from mf_llm.interventions.ranking import RANKING_COLUMNS, rank_candidates, rounds_of
+from mf_llm.reporting.comparison_files import ComparisonFiles
+from mf_llm.reporting.intervention_page import write_intervention_report
 from mf_llm.simulation.estimate import duration
 from mf_llm.simulation.rollout import Rollout, load_rollouts
 from mf_llm.simulation.run_folder import rollout_name, write_run_tables
@@ -72,6 +77,8 @@ def run_intervene(request: InterveneRequest) -> Effects | None:
     parents = _parents(request, plan)
     event = _event(request, record, parents[0])
     _check_plan(request, plan, event, parents)
+    if request.comparison is not None:
+        ComparisonFiles.load(request.comparison)  # the report needs it at the very end
     output = request.output or request.run / "interventions" / request.plan.stem
     print(_expected(request, plan, parents))
     if request.dry_run:
@@ -109,7 +116,21 @@ def run_intervene(request: InterveneRequest) -> Effects | None:
     effects.save(output)
     if ranking is not None:
         write_csv(output / "ranking.csv", RANKING_COLUMNS, ranking.rows())
-    _show(request, plan, effects, ranking, parents, made, output)
+    width = terminal_width()
+    print(effects_table(effects, plan, width) if ranking is None else ranking_table(ranking, width))
+    if request.plots:
+        plot_effects(effects, plan, output / "plots" / "effects", ranking=ranking)
+    page = write_intervention_report(
+        output / "report.html",
+        plan=plan,
+        effects=effects,
+        ranking=ranking,
+        parents=parents,
+        branches=made,
+        command=_command(request),
+        comparison=request.comparison,
+    )
+    print(f"Effects: {output / 'effects.csv'}\nReport: {page}")
     return effects
 
 
@@ -271,17 +292,13 @@ def _folder(output: Path, name: str) -> Path:
     return output / "branches" / rollout_name(name, 0).removesuffix("-seed0")
 
 
-def _show(
-    request: InterveneRequest,
-    plan: InterventionPlan,
-    effects: Effects,
-    ranking: Ranking | None,
-    parents: Sequence[Rollout],
-    branches: Mapping[str, Sequence[Rollout]],
-    output: Path,
-) -> None:
-    from mf_llm.interventions.effect_tables import effects_table, ranking_table
-
-    width = terminal_width()
-    print(effects_table(effects, plan, width) if ranking is None else ranking_table(ranking, width))
-    print(f"Effects: {output / 'effects.csv'}")
+def _command(request: InterveneRequest) -> str:
+    """The command that makes these results; where files lay is nobody's business."""
+    given = ["mf-llm", "intervene", request.run.name, "--plan", request.plan.name]
+    if request.seeds is not None:
+        given += ["--seeds", str(request.seeds)]
+    if not request.halving:
+        given.append("--all-seeds")
+    if request.comparison is not None:
+        given += ["--comparison", request.comparison.name]
+    return shlex.join(given)

@@ -99,7 +99,6 @@ def run_simulate(request: SimulateRequest) -> None:
     if request.dry_run:
         return
     output = request.output or Path("runs") / _default_name(request.events)
-    output.mkdir(parents=True, exist_ok=True)
     if (output / "run.json").exists() and not request.resume:
         raise InputError(
             f"`--output` must be a new folder, but {output} holds a run already; nothing was overwritten; go on with "

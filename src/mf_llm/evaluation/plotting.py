@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mf_llm.atomic_files import write_figure
 from mf_llm.errors import InputError
 from mf_llm.evaluation.distributions import clamp, kl_divergence, normalise
 from mf_llm.evaluation.forecasters import Training, forecast, full_name
@@ -82,10 +83,9 @@ def plot_trajectory(
         (_draw_survey if survey else _draw_event)(figure, picture)
         if path is not None:
             path = Path(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
             stem = path.with_suffix("") if path.suffix.lower() in (".png", ".pdf") else path
-            figure.savefig(stem.with_name(stem.name + ".png"), dpi=300)
-            figure.savefig(stem.with_name(stem.name + ".pdf"))
+            write_figure(stem.with_name(stem.name + ".png"), figure, dpi=300)
+            write_figure(stem.with_name(stem.name + ".pdf"), figure)
     return figure
 
 

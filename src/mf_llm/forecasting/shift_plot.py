@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mf_llm.atomic_files import write_figure
 from mf_llm.evaluation.plotting import COLOURS, GREY, STYLE
 
 _ROW, _HEAD = 0.24, 0.75  # inches
@@ -54,8 +55,7 @@ def plot_shifts(rows: Sequence[Mapping[str, Any]], stem: Path) -> Path:
                 )  # fmt: skip
         axes[-1, 0].set_xlabel("share; dots: means, bars: 80 and 95 % of what would be counted")
         path = stem.with_suffix(".png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200)
+        write_figure(path, figure, dpi=200)
         plt.close(figure)
     return path
 

@@ -34,7 +34,7 @@ def ranking_table(ranking: Ranking, width: int) -> str:
 
 
 def effects_table(effects: Effects, plan: InterventionPlan, width: int) -> str:
-    """The effect on each category at the last step, and where it is largest.
+    """The effect on each category at the last step.
 
     Args:
         effects: of the candidates.

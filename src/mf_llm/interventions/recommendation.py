@@ -43,9 +43,9 @@ def moving_placebos(ranking: Ranking) -> list[str]:
 def points(effect: Interval) -> str:
     """An effect on a share in percentage points, with its interval."""
     text = f"{100 * effect.value:+.1f} points"
-    if effect.low is None or effect.high is None:
-        return text
-    return f"{text} [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
+    if effect.low is not None and effect.high is not None:
+        text += f" [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
+    return text.replace("-", "\u2212")
 
 
 def _beyond_zero(effect: Interval) -> bool:

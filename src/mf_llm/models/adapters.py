@@ -6,6 +6,7 @@ Only saving and loading need peft; whoever has adapters in a model has imported 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,6 +145,14 @@ def load_adapter_weights(model: MFLLMForSimulation, folder: str | Path) -> None:
     set_peft_model_state_dict(model, stored, adapter_name=name)
 
 
+@contextmanager
+def without_deprecations_of_peft() -> Iterator[None]:
+    """Keeps what peft calls of transformers, and will no longer, from those who can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
+
+
 def load_adapters(model: MFLLMForSimulation, folder: str | Path, *, is_trainable: bool = False) -> MFLLMForSimulation:
     """Puts the adapters of a folder into `model` (in place) and returns it.
 
@@ -160,7 +169,8 @@ def load_adapters(model: MFLLMForSimulation, folder: str | Path, *, is_trainable
     path = Path(folder) / ADAPTER_WEIGHTS_FILE
     if not path.is_file() or not (Path(folder) / ADAPTER_CONFIG_FILE).is_file():
         raise InputError(f"A folder of adapters must hold {ADAPTER_CONFIG_FILE} and {path.name}, {folder} does not.")
-    wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+    with without_deprecations_of_peft():
+        wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
     from peft import get_peft_model_state_dict
 
     with safe_open(str(path), "pt") as file:

@@ -63,7 +63,7 @@ def render(
     files: ComparisonFiles, rollouts: RolloutFiles, real: RealEvents | None, *, max_events: int, texts: bool
 ) -> str:
     """The page as HTML; arguments as `write_report`."""
-    environment = _environment()
+    drawn = environment()
     sections: list[Section | None] = [
         scores_section(files),
         gains_section(files, real),
@@ -76,7 +76,7 @@ def render(
         costs_section(files, rollouts),
         record_section(files),
     ]
-    return environment.get_template(TEMPLATE).render(
+    return drawn.get_template(TEMPLATE).render(
         title=f"Comparison on {listed(map(files.short, files.records), 3) or 'no data set'}",
         compared=compared(files),
         facts=_facts(files),
@@ -99,14 +99,13 @@ def _facts(files: ComparisonFiles) -> dict[str, str]:
     }
 
 
-def _environment() -> Any:
+def environment() -> Any:
     """Jinja that escapes everything: what people wrote is data and never becomes markup."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ModuleNotFoundError as error:
         raise InputError(
-            "the package `jinja2` is not installed; reports are written with it; install it with: "
-            "pip install jinja2"
+            "the package `jinja2` is not installed; reports are written with it; install it with: pip install jinja2"
         ) from error
     loader = PackageLoader("mf_llm", "data")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

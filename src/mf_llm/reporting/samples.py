@@ -23,7 +23,7 @@ def signals_table(rollout: Rollout, caption: str) -> Table:
     """
     written = rollout.config.get("signal") in ("text", "both")
     rows = []
-    for step in _spread(rollout.steps, _STEPS):
+    for step in spread(rollout.steps, _STEPS):
         signal = shortened(step.signal, _SIGNAL) or NONE
         failed = f"failed: {step.signal_failure}; the signal before was kept" if step.signal_failure else ""
         what = "warm-up" if step.real else "rollout"
@@ -44,21 +44,22 @@ def signals_table(rollout: Rollout, caption: str) -> Table:
 def actions_table(rollout: Rollout, event: Event | None, caption: str) -> Table:
     """Some simulated actions; beside them the real ones of the same people, where the event is given."""
     rows = []
-    for row in _spread([row for row in rollout.actions if row.source not in (REAL, INTERVENTION)], _ACTIONS):
+    for row in spread([row for row in rollout.actions if row.source not in (REAL, INTERVENTION)], _ACTIONS):
         cells = [
             Cell(text=f"person {row.turn + 1}", detail=shortened(row.state, _STATE)),
-            Cell(text=_answer(row, rollout.categories), detail=shortened(row.text, _TEXT), mark="simulated"),
+            Cell(text=answer(row, rollout.categories), detail=shortened(row.text, _TEXT), mark="simulated"),
         ]
         if event is not None:
             turn = event.turns[row.turn]
-            answer = turn.labels.get(rollout.dimension or "", NONE)
-            cells.append(Cell(text=answer, detail=shortened(turn.action, _TEXT), mark="real"))
+            label = turn.labels.get(rollout.dimension or "", NONE)
+            cells.append(Cell(text=label, detail=shortened(turn.action, _TEXT), mark="real"))
         rows.append(cells)
     head = ["person", "simulated", *(["real"] if event is not None else [])]
     return Table(caption=caption, head=head, rows=rows, words=frozenset({1, 2}), stacked=True)
 
 
-def _answer(row: ActionRow, categories: Sequence[str]) -> str:
+def answer(row: ActionRow, categories: Sequence[str]) -> str:
+    """What a row says: its label, the likeliest category, or why it failed."""
     if row.source == FAILED:
         return f"failed: {row.failure}"
     if row.probabilities is None:
@@ -67,7 +68,7 @@ def _answer(row: ActionRow, categories: Sequence[str]) -> str:
     return f"likeliest: {categories[place]} ({row.probabilities[place]:.0%})"
 
 
-def _spread(entries: Sequence[Entry], count: int) -> list[Entry]:
+def spread(entries: Sequence[Entry], count: int) -> list[Entry]:
     """So many of the entries, the first and the last among them, evenly spread."""
     if len(entries) <= count:
         return list(entries)

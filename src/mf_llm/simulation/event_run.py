@@ -214,9 +214,9 @@ class EventRun:
 
     def _save(self) -> None:
         if self.folder is not None and self.journal is not None:
-            self.rollout.save(self.folder)
             seconds = [round(value, 3) for value in self.seconds]
             write_json(self.folder / "timings.json", {"seconds_per_step": seconds})
+            self.rollout.save(self.folder)  # last: it says that the event is finished
             self.journal.close(remove=True)
 
     def _come_upon(self, step: Step) -> None:

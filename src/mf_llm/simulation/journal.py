@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
-from mf_llm.atomic_files import plain
+from mf_llm.atomic_files import plain, writing
 from mf_llm.errors import InputError
 from mf_llm.simulation.rollout import ActionRow, StepRow
 from mf_llm.simulation.simulation_config import SimulationConfig
@@ -49,6 +50,7 @@ class Journal:
 
     Raises:
         InputError: if something is there and `resume` is False, or what is there was made with other settings.
+        OSError: the disk is full.
     """
 
     def __init__(self, folder: Path, header: Mapping[str, Any], *, resume: bool) -> None:
@@ -61,15 +63,16 @@ class Journal:
                 f"`output` must be a new folder, but {folder} holds a rollout already; nothing was overwritten; use "
                 "--resume (resume=True) to go on with it, or name another folder."
             )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            length = self._read() if self.path.exists() else 0
-            self._file = self.path.open("ab")
-        except OSError as error:
-            raise InputError(
-                f"`output` must be a folder that can be written, got {folder} ({error.strerror or error}); nothing "
-                "was simulated; name another folder."
-            ) from error
+        with writing(self.path):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                length = self._read() if self.path.exists() else 0
+                self._file = self.path.open("ab")
+            except (PermissionError, FileExistsError, NotADirectoryError) as error:
+                raise InputError(
+                    f"`output` must be a folder that can be written, got {folder} ({error.strerror or error}); its "
+                    "event was not simulated; name another folder."
+                ) from error
         if self._file.tell() > length:
             self._file.truncate(length)
         if length == 0:
@@ -90,7 +93,8 @@ class Journal:
     def close(self, *, remove: bool = False) -> None:
         """Closes the file; removes it once the rollout itself is saved."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what is left of a line that could not be written
+                self._file.close()
             self._file = None
         if remove:
             self.path.unlink(missing_ok=True)
@@ -98,14 +102,21 @@ class Journal:
     @staticmethod
     def discard(folder: Path) -> None:
         """Removes the journal of a rollout that is saved (a crash between the two leaves it behind)."""
-        (folder / JOURNAL).unlink(missing_ok=True)
+        path = folder / JOURNAL
+        if path.exists():  # where nothing may be written, removing nothing is an error too
+            path.unlink(missing_ok=True)
 
     def _append(self, record: Mapping[str, Any]) -> None:
         if self._file is None:
             raise RuntimeError("The journal is closed.")
-        self._file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            with writing(self.path):
+                self._file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        except OSError:
+            self.close()
+            raise
 
     def _read(self) -> int:
         """Reads whole lines; returns how many bytes they are."""

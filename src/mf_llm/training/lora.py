@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mf_llm.errors import InputError
+from mf_llm.models.adapters import without_deprecations_of_peft
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -54,7 +55,8 @@ def add_adapters(model: MFLLMForSimulation, config: LoraConfig) -> PeftModel:
     """Wraps the whole composite, as the trainer needs it; ``get_base_model()`` gives the composite back."""
     from peft import get_peft_model
 
-    return get_peft_model(model, config)
+    with without_deprecations_of_peft():
+        return get_peft_model(model, config)
 
 
 def _pattern(model: MFLLMForSimulation, role: str, layers: Sequence[int] | None) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from mf_llm.atomic_files import writing
 from mf_llm.endpoints.chat import Answer
 from mf_llm.errors import InputError
 
@@ -49,22 +50,25 @@ class AnswerLog:
         if self.path is None:
             yield
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as self._file:
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b")
             self._file.truncate(_whole_lines(self._file))
-            try:
-                yield
-            finally:
-                self._file.flush()
-        self._file = None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # what is left of a line that could not be written
+                self._file.close()
+            self._file = None
 
     def add(self, *, step: int, turn: int | None, purpose: str, key: str, answer: Answer) -> None:
         """Writes one answer; it survives the end of this process, though not that of the machine."""
         if self._file is None:
             return
         line = {"step": step, "turn": turn, "purpose": purpose, "key": key} | asdict(answer)
-        self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-        self._file.flush()
+        with writing(self.path):
+            self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            self._file.flush()
 
 
 def logged_answers(output: Path) -> Iterator[Answer]:
