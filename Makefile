@@ -1,6 +1,7 @@
 # Every target does all its own set-up and may be run again at any time.
 #
 #   make demo      the main job: simulate real people, see how far it is from what they did (FULL=1: everybody)
+#   make notebook  runs the tutorial, examples/tutorial.ipynb, into runs/tutorial
 #   make test      all tests            make quality   style and lint            make style   mend both
 #
 # PYTHON       interpreter for the virtual environment (>= 3.11)
@@ -17,10 +18,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := src tests examples scripts setup.py
 
-.PHONY: help env demo test quality style clean
+.PHONY: help env demo notebook test quality style clean
 
 help:
-	@sed -n '2,9s/^# \{0,1\}//p' Makefile
+	@sed -n '2,10s/^# \{0,1\}//p' Makefile
 
 env: $(INSTALLED)
 
@@ -36,6 +37,12 @@ $(INSTALLED): setup.py src/mf_llm/VERSION Makefile
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --output runs/demo $(if $(FULL),--full)
+
+notebook: $(INSTALLED)
+	mkdir -p runs/tutorial
+	cd examples && MF_LLM_TUTORIAL_OUTPUT=$(CURDIR)/runs/tutorial \
+		$(CURDIR)/$(BIN)/jupyter-execute tutorial.ipynb --output=$(CURDIR)/runs/tutorial/tutorial.ipynb
+	@echo "The notebook with its results: runs/tutorial/tutorial.ipynb; the report: runs/tutorial/report.html"
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests

@@ -18,10 +18,11 @@ EXTRAS = {
     ],
     "plot": ["matplotlib>=3.8"],
     "endpoint": ["huggingface-hub[inference]>=1.0"],
+    "notebook": ["ipykernel>=6.29", "nbclient>=0.10"],
     "serving": ["transformers[serving]>=5.21"],  # `transformers serve`: a server of one's own, and a test against it
 }
 EXTRAS["dev"] = sorted(
-    {requirement for name in ("train", "eval", "plot") for requirement in EXTRAS[name]}
+    {requirement for name in ("train", "eval", "plot", "notebook") for requirement in EXTRAS[name]}
     | {"pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff==0.17.6"}
 )
 
