@@ -53,6 +53,7 @@ setup(
         "gguf>=0.10",  # reads the default backbone out of its wheel where there is no hub
         "jinja2>=3.1",
         "numpy>=1.26",
+        "psutil>=5.9",  # whether a process that left half a file behind still lives
         "pyarrow>=16",
         "pyyaml>=6",
         "tqdm>=4.66",

@@ -1,0 +1,53 @@
+"""Whenever a run is killed, what it goes on to is what it would have made at once, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_runs import compare_words, contents, intervene_words, simulate_words, write_inputs
+
+# Kills of each of the three commands: 51 in all, about half a minute of one core.
+KILLS = int(os.environ.get("MF_LLM_KILLS", "17"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_killed_commands_go_on_to_the_same_files(tmp_path):
+    write_inputs(tmp_path)
+    words = {
+        "simulate": simulate_words(tmp_path),
+        "intervene": intervene_words(tmp_path, tmp_path / "simulate" / "whole"),
+        "compare": compare_words(tmp_path),
+    }
+    cases = []
+    for seed, (name, command) in enumerate(words.items()):
+        (tmp_path / name).mkdir()
+        # What `compare` finds in its folder it takes without being told.
+        resume = [] if name == "compare" else ["--resume"]
+        case = {"folder": str(tmp_path / name), "words": command, "resume": resume, "kills": KILLS, "seed": seed}
+        cases.append(case)
+    (tmp_path / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
+    environment = os.environ | {"MF_LLM_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    script = Path(__file__).with_name("killed_commands.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "cases.json")],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    for name in words:
+        folder = tmp_path / name
+        kills = json.loads((folder / "kills.json").read_text(encoding="utf-8"))["kills"]
+        assert len(kills) >= KILLS
+        whole = contents(folder / "whole")
+        assert contents(folder / "again") == whole
+        for killed in sorted(folder.glob("killed-*")):
+            found = contents(killed)
+            differing = [path for path in sorted(whole.keys() | found.keys()) if whole.get(path) != found.get(path)]
+            assert not differing, (name, [kill for kill in kills if kill.startswith(f"{killed.name}:")])
