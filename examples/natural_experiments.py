@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             loaded = load_model_and_processor(name, dtype=args.dtype)
             for one in shifts:
                 without, told = _simulated(one, events[one.name], sets[one.data_set], name, plain, loaded, args)
-                rollouts[one.name] |= {(model, False): without, (model, True): told}
+                called = Path(name).name + (PLAIN if plain else "")
+                rollouts[one.name] |= {(called, False): without, (called, True): told}
         rows = [
             row for one in shifts for row in judge_shift(one, events[one.name], sets[one.data_set], rollouts[one.name])
         ]
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     write_csv(args.output / "natural_experiments.csv", COLUMNS, rows)
     record = {
-        "command": f"python {Path(__file__).name} DATA --seeds {args.seeds} --models {' '.join(args.models)}",
+        "command": f"python {Path(__file__).name} DATA --seeds {args.seeds}",
         "data_hash": data_hash(events.values()),
         "seeds": list(range(args.seeds)),
         "models": {model: found[0].versions for model, found in _by_model(rollouts[shifts[0].name])},
@@ -82,9 +83,7 @@ def _simulated(
     if args.people_per_wave and shift.is_survey:
         options["max_people_per_step"] = args.people_per_wave
     config = shift_config(shift, event, events, options)
-    folder = (
-        args.output / "runs" / rollout_name(f"{Path(name).name}{PLAIN if plain else ''}", 0).removesuffix("-seed0")
-    )
+    folder = args.output / "runs" / rollout_name(Path(name).name + (PLAIN if plain else ""), 0).removesuffix("-seed0")
     print(f"{shift.name}, {name}{', plain' if plain else ''}", flush=True)
     together, seeds = args.seeds, range(args.seeds)
     without = simulate(

@@ -26,7 +26,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     nbclient.NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) >= 4  # the forecast, trajectories, effects and the ranking
+    assert len(pictures) == 4  # the forecast, trajectories, effects and the ranking
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     assert "oppose" in said
     warned = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]

@@ -36,6 +36,17 @@ def results(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
+def test_two_processes_do_not_write_one_run(tmp_path):
+    """The lock goes with the process that holds it, and leaves nothing behind."""
+    whole = make(tmp_path / "whole")
+    held = Journal(tmp_path / "run", {}, resume=False)
+    with pytest.raises(InputError, match=r"must be written by one process, but another one is writing .*journal"):
+        make(tmp_path / "run", resume=True)
+    held.close(remove=True)
+    assert make(tmp_path / "run", resume=True) == whole
+    assert contents(tmp_path / "run").keys() == contents(tmp_path / "whole").keys()
+
+
 class Crash(Exception):
     pass
 

@@ -49,7 +49,8 @@ class Journal:
         resume: go on with what is there; without it an existing journal or rollout is an error.
 
     Raises:
-        InputError: if something is there and `resume` is False, or what is there was made with other settings.
+        InputError: if something is there and `resume` is False, what is there was made with other settings, or
+            another process is writing it.
         OSError: the disk is full.
     """
 
@@ -66,17 +67,22 @@ class Journal:
         with writing(self.path):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                length = self._read() if self.path.exists() else 0
                 self._file = self.path.open("ab")
             except (PermissionError, FileExistsError, NotADirectoryError) as error:
                 raise InputError(
                     f"`output` must be a folder that can be written, got {folder} ({error.strerror or error}); its "
                     "event was not simulated; name another folder."
                 ) from error
-        if self._file.tell() > length:
-            self._file.truncate(length)
-        if length == 0:
-            self._append(self._header)
+        try:
+            _lock(self._file, self.path)
+            length = self._read()
+            if self._file.tell() > length:
+                self._file.truncate(length)
+            if length == 0:
+                self._append(self._header)
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, finished: FinishedStep) -> None:
         """Writes one finished step and waits until it is on the disk."""
@@ -142,6 +148,23 @@ class Journal:
                     ) from error
                 length += len(line)
         return length
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Keeps other processes from going on with the same run; the system lets go of it when this one ends, however."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # no such locks on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"`output` must be written by one process, but another one is writing {path}; their steps would be mixed; "
+            "wait for it to end, or name another folder."
+        ) from None
+    except OSError:  # some network file systems have no locks
+        return
 
 
 def check_same_run(header: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:

@@ -23,7 +23,7 @@ class Progress:
     def __init__(self, plans: Sequence[Plan], *, enabled: bool = True) -> None:
         self._bar = tqdm(
             total=sum(plan.n_simulated for plan in plans),
-            unit="person",
+            unit="state" if any(plan.is_population for plan in plans) else "person",
             disable=not enabled,
             dynamic_ncols=True,
             smoothing=0.1,
