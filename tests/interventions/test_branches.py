@@ -17,7 +17,7 @@ from mf_llm.interventions import (
     branch,
     run_branches,
 )
-from mf_llm.simulation import simulate
+from mf_llm.simulation import Population, simulate
 from mf_llm.simulation.generation import generate_keyed
 from mf_llm.simulation.simulation_config import SIGNALS
 
@@ -223,3 +223,22 @@ def test_refusals():
         branch_of(adapted_model("qwen2"), parent, news)
     with pytest.raises(InputError, match="`from_step` must be a step of the rollout, 0 to 5, got -1"):
         branch_of(model, parent, from_step=-1)
+
+
+def test_something_can_be_done_to_a_population():
+    """In a simulation; a stored one does not hold its people, and cannot be branched off."""
+    population = Population.from_records([{"age": 20 + i} for i in range(5)] * 3)
+    config = SimulationConfig(**(SHORT | {"signal": "both", "action": "choice"}))
+    common = {"population": population, "n_steps": 3, "progress": False}
+    model, processor = model_of("qwen2"), processor_of("qwen2")
+    without = simulate(model, processor, EVENT, config, **common)
+    voices = AddedActions(step=3, actions=[AddedAction(label="deny", times=2)])
+    told = simulate(model, processor, EVENT, config, interventions=[INTERVENTIONS["topic"], voices], **common)
+    assert told.steps[:3] == without.steps[:3]
+    assert told.steps[3].shares != without.steps[3].shares
+    assert sum(told.steps[3].counts) == population.n_people
+    assert [row.label for row in told.actions if row.source == "intervention"] == ["deny", "deny"]
+    with pytest.raises(InputError, match="must not change the people of a population"):
+        simulate(model, processor, EVENT, config, interventions=[INTERVENTIONS["added people"]], **common)
+    with pytest.raises(InputError, match="is of a population"):
+        branch_of(model, without, INTERVENTIONS["topic"])

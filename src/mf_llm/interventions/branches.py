@@ -181,6 +181,11 @@ def past_steps(parent: Rollout, event: Event, plan: Plan, end: int) -> list[Fini
 def _check_parent(one: Branch, event: Event, versions: dict[str, object]) -> None:
     parent = one.parent
     name = f"that of event {parent.event_id!r} with seed {parent.seed}"
+    if parent.config.get("resolved", {}).get("population"):
+        raise InputError(
+            f"`parent` must be a rollout of the people of an event, but {name} is of a population; simulate it with "
+            "`simulate(..., population=..., interventions=...)` beside one without."
+        )
     if (parent.event_id, parent.event_hash) != (event.event_id, event.content_hash()):
         raise InputError(
             f"`event` must be the one the rollout was made of, {parent.event_id!r} with hash {parent.event_hash[:9]}, "
@@ -190,11 +195,6 @@ def _check_parent(one: Branch, event: Event, versions: dict[str, object]) -> Non
         raise InputError(
             f"`parent` must be a rollout without interventions, but {name} is a branch; branch off its parent, with "
             "the interventions of both."
-        )
-    if parent.config.get("resolved", {}).get("population"):
-        raise InputError(
-            f"`parent` must be a rollout of the people of an event, but {name} is of a population; simulate it with "
-            "`simulate(..., population=..., interventions=...)` beside one without."
         )
     missing = [f.name for f in fields(SimulationConfig) if f.name not in parent.config]
     if missing:
