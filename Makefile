@@ -45,7 +45,7 @@ notebook: $(INSTALLED)
 	@echo "The notebook with its results: runs/tutorial/tutorial.ipynb; the report: runs/tutorial/report.html"
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests
 
 quality: $(INSTALLED)
 	$(BIN)/ruff check --no-cache $(SOURCES)
