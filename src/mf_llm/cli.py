@@ -13,9 +13,11 @@ from typing import Annotated
 import typer
 
 from mf_llm.cli_measuring import compare, evaluate, forecast, report
+from mf_llm.cli_scrubbing import scrub
 from mf_llm.cli_simulating import intervene, simulate
 from mf_llm.cli_texts import annotate, memory
 from mf_llm.errors import InputError
+from mf_llm.redaction import redacted
 
 app = typer.Typer(
     help="Simulate how a population reacts to an event, and measure how far that is from what people did.",
@@ -32,7 +34,7 @@ _ClickException = typer.BadParameter.__mro__[2]
 _INTERRUPTED = 130
 _HOW_TO_GO_ON = "interrupted; finished steps are kept; go on with --resume"
 
-for _command in (simulate, evaluate, compare, forecast, intervene, report, annotate, memory):
+for _command in (simulate, evaluate, compare, forecast, intervene, report, annotate, memory, scrub):
     app.command()(_command)
 
 
@@ -78,7 +80,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    line = " ".join(message.split())
+    line = " ".join(redacted(message).split())
     print(f"mf-llm: {line}", file=sys.stderr)
     sys.exit(code)
 

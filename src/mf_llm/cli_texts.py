@@ -35,7 +35,7 @@ def annotate(
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Divide by likelihoods without content (llm).")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of samples and bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=options.LARGEST_SEED, help="Seed of samples and bootstrap.")] = 0,
 ) -> None:
     """Judge an annotator against people's labels, and what its errors cost."""
     from mf_llm.commands.annotate_events import AnnotateRequest, run_annotate
@@ -69,7 +69,7 @@ def memory(
         Path | None, typer.Option(help="Folder of the results.  [default: memory/NAME-OF-EVENTS]")
     ] = None,
     dtype: options.Weights = Dtype.auto,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of samples and bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=options.LARGEST_SEED, help="Seed of samples and bootstrap.")] = 0,
 ) -> None:
     """Can a backbone continue the texts that it is judged on?"""
     from mf_llm.commands.probe_memory import run_probe_memory
