@@ -11,13 +11,12 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
 import yaml
+
+from loopback_server import LoopbackServer, QuietHandler
 
 LFS_ENDINGS = (".safetensors", ".bin", ".parquet", ".gz")
 LFS_BYTES = 10_000_000
@@ -81,7 +80,7 @@ def card_problems(content: str) -> tuple[list[str], list[str]]:
     return errors, []
 
 
-class HubServer:
+class HubServer(LoopbackServer):
     """Serves while the ``with`` block lasts.
 
     Attributes:
@@ -92,31 +91,15 @@ class HubServer:
     """
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.repositories: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.cards: list[str] = []
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    def __enter__(self) -> HubServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: HubServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: object) -> None:
-        """Keeps the test output quiet."""
+class _Handler(QuietHandler):
+    owner: HubServer
 
     def do_HEAD(self) -> None:
         self._get(with_body=False)
@@ -129,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
         oid = self.path.rsplit("/", 1)[-1]
         if hashlib.sha256(body).hexdigest() != oid:
             return self._error(400, "BadRequest", "content does not match its hash")
-        self.hub.blobs[oid] = body
+        self.owner.blobs[oid] = body
         return self._json({})
 
     def do_POST(self) -> None:
@@ -141,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path.endswith(".git/info/lfs/objects/batch"):
             return self._lfs_batch(json.loads(body))
         kind, name, action, _ = self._split_api(path)
-        repository = self.hub.repositories.get(name)
+        repository = self.owner.repositories.get(name)
         if repository is None:
             return self._error(404, "RepoNotFound", f"no repository {name}")
         if action == "preupload":
@@ -160,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/api/"):
             return self._api_get(path)
         name, _, rest = path.lstrip("/").removeprefix("datasets/").partition("/resolve/")
-        repository = self.hub.repositories.get(name)
+        repository = self.owner.repositories.get(name)
         if repository is None:
             return self._error(404, "RepoNotFound", f"no repository {name}", with_body)
         revision, _, file = rest.partition("/")
@@ -178,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/whoami-v2":
             return self._json({"type": "user", "name": "tester", "orgs": []})
         _, name, action, revision = self._split_api(path)
-        repository = self.hub.repositories.get(name)
+        repository = self.owner.repositories.get(name)
         if repository is None:
             return self._error(404, "RepoNotFound", f"no repository {name}")
         commit = repository.resolve(revision.split("/")[0] or "main")
@@ -214,13 +197,15 @@ class _Handler(BaseHTTPRequestHandler):
         owner = request.get("organization") or "tester"
         name, kind = f"{owner}/{request['name']}", request.get("type") or "model"
         private = bool(request.get("private")) or request.get("visibility") == "private"
-        if name in self.hub.repositories:
-            return self._json({"error": "You already created this repo", "url": f"{self.hub.url}/{name}"}, status=409)
-        self.hub.repositories[name] = Repository(kind, private=private)
-        return self._json({"url": f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}", "name": name})
+        if name in self.owner.repositories:
+            return self._json(
+                {"error": "You already created this repo", "url": f"{self.owner.url}/{name}"}, status=409
+            )
+        self.owner.repositories[name] = Repository(kind, private=private)
+        return self._json({"url": f"{self.owner.url}/{'datasets/' if kind == 'dataset' else ''}{name}", "name": name})
 
     def _validate_card(self, content: str) -> None:
-        self.hub.cards.append(content)
+        self.owner.cards.append(content)
         errors, warnings = card_problems(content)
         answer = {
             key: [{"message": text} for text in texts] for key, texts in (("errors", errors), ("warnings", warnings))
@@ -243,8 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
         objects = []
         for item in request["objects"]:
             answer = {"oid": item["oid"], "size": item["size"]}
-            if item["oid"] not in self.hub.blobs:
-                answer["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}
+            if item["oid"] not in self.owner.blobs:
+                answer["actions"] = {"upload": {"href": f"{self.owner.url}/lfs/{item['oid']}"}}
             objects.append(answer)
         self._json({"transfer": "basic", "objects": objects})
 
@@ -255,14 +240,14 @@ class _Handler(BaseHTTPRequestHandler):
             if entry["key"] == "file":
                 repository.files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
-                if value["oid"] not in self.hub.blobs:
+                if value["oid"] not in self.owner.blobs:
                     return self._error(400, "BadRequest", f"{value['path']} was not uploaded")
-                repository.files[value["path"]] = self.hub.blobs[value["oid"]]
+                repository.files[value["path"]] = self.owner.blobs[value["oid"]]
             elif entry["key"] == "deletedFile":
                 repository.files.pop(value["path"], None)
         repository.commits.append(dict(repository.files))
         prefix = "datasets/" if kind == "datasets" else ""
-        url = f"{self.hub.url}/{prefix}{name}/commit/{repository.sha}"
+        url = f"{self.owner.url}/{prefix}{name}/commit/{repository.sha}"
         return self._json({"success": True, "commitOid": repository.sha, "commitUrl": url, "hookOutput": ""})
 
     # -- answering ----------------------------------------------------------------------------------------------------
@@ -274,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
         return kind, f"{owner}/{name}", rest[0] if rest else "", "/".join(rest[1:])
 
     def _body(self) -> bytes:
-        self.hub.requests.append(f"{self.command} {urlsplit(self.path).path}")
+        self.owner.requests.append(f"{self.command} {urlsplit(self.path).path}")
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             chunks = []
             while size := int(self.rfile.readline().split(b";")[0], 16):

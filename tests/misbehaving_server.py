@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
+
+from loopback_server import LoopbackServer, QuietHandler
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Reply:
     short: bool = False
 
 
-class MisbehavingServer:
+class MisbehavingServer(LoopbackServer):
     """Serves while the ``with`` block lasts.
 
     Args:
@@ -46,26 +46,14 @@ class MisbehavingServer:
     """
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Reply]) -> None:
+        super().__init__(_Handler)
         self.reply = reply
         self.requests: list[tuple[dict[str, Any], dict[str, str]]] = []
         self.most_at_once = 0
         self.open = 0
         self.changes: list[tuple[float, int]] = []
         self.lock = threading.Lock()
-        handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    def __enter__(self) -> MisbehavingServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.url += "/v1"
 
     def count(self, change: int) -> None:
         """One request more or less is open."""
@@ -79,13 +67,8 @@ class MisbehavingServer:
         return [request["messages"][-1]["content"] for request, _ in self.requests]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     owner: MisbehavingServer
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body are two writes
-
-    def log_message(self, *args: object) -> None:
-        """Keeps the test output quiet."""
 
     def do_POST(self) -> None:
         owner = self.owner

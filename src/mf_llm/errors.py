@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mf_llm.redaction import redacted
+
+# What reading a file may raise that holds something else than it should; `ValueError` is JSON, Unicode and Arrow.
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
+
 
 class InputError(ValueError):
     """Something the user gave (an argument, a file, a configuration) is not usable.
 
     The message reads "`x` must be ..., got ...; what follows; what to do." The command line prints it as one line and
-    exits with code 2.
+    exits with code 2. Keys and tokens are taken out of it: what another program said may repeat them.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class EventError(InputError):

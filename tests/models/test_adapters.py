@@ -157,6 +157,7 @@ def test_a_checkpoint_of_adapters_rebuilds_its_base(mean_field, tmp_path):
         "config.json",
         "policy_generation_config.json",
         "mean_field_generation_config.json",
+        "model_checksums.json",
     }
     assert json.loads((tmp_path / "adapters/adapter_config.json").read_text())["inference_mode"] is True
 
@@ -197,6 +198,7 @@ def test_adapters_of_another_base_are_refused(tmp_path):
         MFLLMForSimulation.from_pretrained(tmp_path / "adapters")
     from safetensors.torch import save_file
 
+    (tmp_path / "adapters/model_checksums.json").unlink()
     save_file({"base_model.model.policy.nothing.lora_A.weight": torch.zeros(2, 2)}, weights)
     with pytest.raises(InputError, match="do not fit"), pytest.warns(UserWarning, match="missing adapter keys"):
         MFLLMForSimulation.from_pretrained(tmp_path / "adapters")

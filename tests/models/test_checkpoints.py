@@ -125,6 +125,7 @@ def test_the_files_of_a_checkpoint(model, tmp_path):
         "model.safetensors",
         "policy_generation_config.json",
         "mean_field_generation_config.json",
+        "model_checksums.json",
     }
     (tmp_path / "README.md").write_text(
         "# Card\n![curve](curve.png) ![else](https://example.org/x.png) ![gone](no.png)\n"

@@ -43,4 +43,5 @@ def test_both_survive_saving(mean_field, tmp_path):
         ours, theirs = (m.generation_config_of(role).to_dict() for m in (model, loaded))
         assert {k: v for k, v in ours.items() if v != theirs.get(k)} in ({}, {"transformers_version": None})
     (tmp_path / "policy_generation_config.json").unlink()
+    (tmp_path / "model_checksums.json").unlink()
     assert MFLLMForSimulation.from_pretrained(tmp_path).generation_config_of("policy").temperature == 0.8

@@ -122,6 +122,7 @@ def test_a_pushed_checkpoint_loads_in_a_fresh_process(mean_field, hub, environme
         "model.safetensors",
         "policy_generation_config.json",
         "mean_field_generation_config.json",
+        "model_checksums.json",
     }
     assert any(request.startswith("PUT /lfs/") for request in hub.requests)
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -27,9 +27,11 @@ CHECKPOINT = {
     "config.json",
     "policy_generation_config.json",
     "mean_field_generation_config.json",
+    "model_checksums.json",
 }
 PROCESSOR = {
     "processor_config.json",
+    "processor_checksums.json",
     *(
         f"{role}_tokenizer/{name}"
         for role in ("policy", "mean_field")

@@ -183,7 +183,9 @@ def test_the_folder_is_a_checkpoint_and_nothing_else(base, tmp_path):
         "adapter_model.safetensors",
         "config.json",
         "mean_field_generation_config.json",
+        "model_checksums.json",
         "policy_generation_config.json",
+        "processor_checksums.json",
         "processor_config.json",
     }
     assert {name.split("/")[0] for name in tokenizers} == {"policy_tokenizer", "mean_field_tokenizer"}

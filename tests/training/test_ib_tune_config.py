@@ -31,7 +31,7 @@ OWN = {field.name for field in dataclasses.fields(IBTuneConfig)} - {
         ({"num_signals": 1}, "`num_signals` must be at least 2, got 1"),
         ({"num_signals": 0, "schedule": "policy"}, "`num_signals` must be at least 1, got 0"),
         ({"beta": -1.0}, "`beta` must be at least 0, got -1.0"),
-        ({"beta": float("nan")}, "`beta` must be at least 0, got nan"),
+        ({"beta": float("nan")}, "`beta` must be a finite number, got nan"),
         ({"lambda_population": -0.1}, "`lambda_population` must be at least 0"),
         ({"lambda_perturbation": -1.0, "anchored": True}, "`lambda_perturbation` must be at least 0, got -1.0"),
         ({"lambda_perturbation": 2.0}, "`lambda_perturbation` must be 0 with anchored=False, got 2.0; the plain"),

@@ -117,7 +117,7 @@ class EndpointAnnotator:
             "weights": None,
             "prompt_version": ENDPOINT_PROMPT_VERSION,
             "max_tokens": self.max_tokens,
-            "extra_body": dict(self.endpoint.extra_body or {}),
+            "extra_body": self.endpoint.public_extra_body(),
         }
 
     def _answers(self, pairs: list[tuple[str, str]], dimension: Dimension) -> list[tuple[int | None, str | None]]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
+from mf_llm.argument_checks import check_types
 from mf_llm.errors import InputError
+from mf_llm.redaction import redacted, without_secret_fields
+
+LONGEST_WAIT = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,24 @@ class Server:
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        check_types(self)
+        try:
+            address = urlsplit(self.base_url)
+            known = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+        except ValueError:  # brackets that are not closed, a port beyond all ports
+            known = False
+        if not known:
             raise InputError(
                 "`base_url` must be the http(s) address of a server, such as http://localhost:8000/v1; nothing can be "
                 "asked; correct the address."
             )
+        if not self.model.strip():
+            raise InputError(
+                "`model` must be what the server calls its model, got an empty text; nobody can be asked."
+            )
+
+    def __repr__(self) -> str:
+        return _shown(self)
 
     @property
     def public_address(self) -> str:
@@ -74,6 +90,10 @@ class Endpoint:
 
     Raises:
         InputError: an address is none, or a bound cannot be kept.
+
+    Examples:
+        >>> Endpoint("http://localhost:8000/v1", "policy", mean_field_model="writer").server("mean_field")
+        Server(base_url='http://localhost:8000/v1', model='writer')
     """
 
     base_url: str
@@ -95,6 +115,7 @@ class Endpoint:
     price_per_million: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, least in (("concurrency", 1), ("retries", 0), ("delay", 0), ("reasoning_tokens", 0)):
             if getattr(self, name) < least:
                 raise InputError(
@@ -103,6 +124,12 @@ class Endpoint:
         for name in ("timeout", "max_delay", "top_logprobs"):
             if not getattr(self, name) > 0:
                 raise InputError(f"`{name}` must be positive, got {getattr(self, name)!r}; no answer can be had.")
+        for name in ("timeout", "delay", "max_delay"):
+            if getattr(self, name) > LONGEST_WAIT:
+                raise InputError(
+                    f"`{name}` must be at most {LONGEST_WAIT:,} seconds, got {getattr(self, name)!r}; nobody would "
+                    "wait for it; lower it."
+                )
         if self.requests_per_minute is not None and not self.requests_per_minute > 0:
             raise InputError(
                 f"`requests_per_minute` must be positive, got {self.requests_per_minute!r}; nothing could be asked; "
@@ -125,6 +152,13 @@ class Endpoint:
             return Server(self.base_url, model, self.api_key)
         return Server(str(self.mean_field_base_url), model, self.mean_field_api_key)
 
+    def __repr__(self) -> str:
+        return _shown(self)
+
+    def public_extra_body(self) -> dict[str, Any]:
+        """The further fields of each request, without the values of those that are called like a key."""
+        return without_secret_fields(self.extra_body or {})
+
     def addresses(self) -> dict[str, str]:
         """Where the models are, without credentials."""
         return {role: self.server(role).public_address for role in ("policy", "mean_field")}
@@ -141,7 +175,7 @@ class Endpoint:
             "reasoning_tokens": self.reasoning_tokens,
             "top_logprobs": self.top_logprobs,
             "system_role": self.system_role,
-            "extra_body": dict(self.extra_body or {}),
+            "extra_body": self.public_extra_body(),
         }
 
     def simulate(self, event: Any, config: Any = None, **kwargs: Any) -> Any:
@@ -149,3 +183,13 @@ class Endpoint:
         from mf_llm.simulation import simulate
 
         return simulate(self, None, event, config, **kwargs)
+
+
+def _shown(made: Server | Endpoint) -> str:
+    """What a dataclass shows of itself, without secrets."""
+    values = {f.name: getattr(made, f.name) for f in fields(made) if f.repr}
+    return f"{type(made).__name__}({redacted(', '.join(f'{name}={_hidden(v)!r}' for name, v in values.items()))})"
+
+
+def _hidden(value: Any) -> Any:
+    return without_secret_fields(value) if isinstance(value, Mapping) else value

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mf_llm.endpoints.chat import ChatReply, ChatRequest, TokenLogprob
 from mf_llm.endpoints.endpoint import Server
 from mf_llm.errors import InputError
+from mf_llm.redaction import redact_logs
 
 if TYPE_CHECKING:
     from huggingface_hub import AsyncInferenceClient
 
+_TELLING_ADDRESSES = ("httpx", "httpx2", "huggingface_hub.utils._http")
 TIMEOUT, CONNECTION, INVALID_RESPONSE = "timeout", "connection_error", "invalid_response"
 
 # Sent where no key is given: the client would otherwise send the machine's Hub token to whatever server is named.
@@ -39,8 +43,21 @@ def chat_client(server: Server) -> AsyncInferenceClient:
     """A client of one server."""
     from huggingface_hub import AsyncInferenceClient
 
+    # What stands in an address stands in the logs of every library on the way.
+    redact_logs(*_TELLING_ADDRESSES)
+    credentials, address = _without_credentials(server.base_url)
     # Its own timeout is of single reads: a server that dribbles would never run into it (see `exchange`).
-    return AsyncInferenceClient(base_url=server.base_url, api_key=server.api_key or _NO_KEY, timeout=None)
+    return AsyncInferenceClient(base_url=address, api_key=server.api_key or _NO_KEY, headers=credentials, timeout=None)
+
+
+def _without_credentials(base_url: str) -> tuple[dict[str, str] | None, str]:
+    """The header that says what ``user:password@`` says in an address, and the address without it."""
+    address = urlsplit(base_url)
+    said, at, host = address.netloc.rpartition("@")
+    if not at:
+        return None, base_url
+    coded = base64.b64encode(unquote(said).encode()).decode()
+    return {"authorization": f"Basic {coded}"}, urlunsplit(address._replace(netloc=host))
 
 
 def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:

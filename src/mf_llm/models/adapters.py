@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mf_llm.atomic_files import write_bytes
 from mf_llm.errors import InputError
 from mf_llm.models.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from mf_llm.models.integrity import check_files, check_numbers, reading
 
 if TYPE_CHECKING:
     import torch
@@ -107,12 +109,12 @@ def save_adapters(
         state_dict: the weights of the composite where its own are sharded; by default its own.
     """
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     name = _only_adapter(model)
     state = get_peft_model_state_dict(model, state_dict, adapter_name=name, save_embedding_layers=False)
     state = {f"base_model.model.{key}": value.detach().cpu().contiguous() for key, value in state.items()}
-    save_file(state, str(Path(folder) / ADAPTER_WEIGHTS_FILE), metadata={"format": "pt"})
+    write_bytes(Path(folder) / ADAPTER_WEIGHTS_FILE, save(state, metadata={"format": "pt"}))
     peft_config = model.peft_config[name]
     inference_mode, peft_config.inference_mode = peft_config.inference_mode, True
     # Where the bases are found stands in config.json; peft has room for one base and would load it as such.
@@ -121,6 +123,12 @@ def save_adapters(
         peft_config.save_pretrained(folder)
     finally:
         peft_config.inference_mode, peft_config.base_model_name_or_path = inference_mode, base
+
+
+def remove_adapters(folder: str | Path) -> None:
+    """Removes the adapters that were saved into a folder before: they would be loaded in place of its weights."""
+    for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
+        (Path(folder) / name).unlink(missing_ok=True)
 
 
 def load_adapter_weights(model: MFLLMForSimulation, folder: str | Path) -> None:
@@ -135,6 +143,7 @@ def load_adapter_weights(model: MFLLMForSimulation, folder: str | Path) -> None:
     path, name = Path(folder) / ADAPTER_WEIGHTS_FILE, _only_adapter(model)
     if not path.is_file():
         raise InputError(f"A checkpoint of a training run must hold {path.name}, {folder} does not; choose another.")
+    check_files(Path(folder), "model")
     stored = {key.removeprefix("base_model.model."): value for key, value in load_file(str(path)).items()}
     expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     if {k: tuple(v.shape) for k, v in stored.items()} != {k: tuple(v.shape) for k, v in expected.items()}:
@@ -162,19 +171,20 @@ def load_adapters(model: MFLLMForSimulation, folder: str | Path, *, is_trainable
     """
     try:
         from peft import PeftModel
-        from safetensors import safe_open
+        from safetensors.torch import load_file
     except ImportError as error:
         raise ImportError(f"The checkpoint in {folder} holds adapters, which need peft; pip install peft.") from error
 
     path = Path(folder) / ADAPTER_WEIGHTS_FILE
     if not path.is_file() or not (Path(folder) / ADAPTER_CONFIG_FILE).is_file():
         raise InputError(f"A folder of adapters must hold {ADAPTER_CONFIG_FILE} and {path.name}, {folder} does not.")
-    with without_deprecations_of_peft():
+    tensors = load_file(str(path))
+    check_numbers(tensors.items(), Path(folder))
+    stored = {key: tuple(value.shape) for key, value in tensors.items()}
+    with without_deprecations_of_peft(), reading(Path(folder) / ADAPTER_CONFIG_FILE):
         wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
     from peft import get_peft_model_state_dict
 
-    with safe_open(str(path), "pt") as file:
-        stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
     expected = {
         key: tuple(v.shape) for key, v in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()
     }

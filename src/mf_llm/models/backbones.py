@@ -12,6 +12,7 @@ from mf_llm.errors import InputError
 from mf_llm.models.adapters import adapter_layers
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.models.hub_files import cached_snapshot, fetch_snapshot
+from mf_llm.models.integrity import NO_CODE, check_complete, is_mismatch
 from mf_llm.models.wheel_backbones import PROVENANCE_FILE, WHEEL_BACKBONES
 
 if TYPE_CHECKING:
@@ -110,18 +111,24 @@ def load_backbone(
     Raises:
         InputError: there is no such backbone, or it is not a causal language model.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     source = find_backbone(name_or_path, revision=revision)
     dtype = preferred_dtype() if dtype == "auto" else dtype
     _refuse_our_checkpoints(source)
-    kwargs = {"use_safetensors": True, **kwargs}
+    kwargs = {"use_safetensors": True} | NO_CODE | kwargs | {"output_loading_info": True}
     try:
-        model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=dtype, local_files_only=True, **kwargs)
-    except (OSError, ValueError) as error:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source.folder, dtype=dtype, local_files_only=True, **kwargs
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and not is_mismatch(error):
+            raise
         raise InputError(
             f"The backbone {source.base!r} cannot be loaded as a causal language model from {source.folder}: {error}"
         ) from error
+    check_complete(found["missing_keys"], source.folder)
     model.config.name_or_path = model.name_or_path = source.base
     model.backbone_source = source
     return model
@@ -170,7 +177,7 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     source = find_backbone(name_or_path, revision=revision)
-    tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, **kwargs)
+    tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, **NO_CODE | kwargs)
     tokenizer.name_or_path = source.base
     return tokenizer
 

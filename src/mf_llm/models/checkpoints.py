@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any
 
 from mf_llm.errors import InputError
 from mf_llm.models.hub_files import cached_snapshot, fetch_snapshot, hub_is_reachable, looks_like_repo_id
+from mf_llm.models.integrity import PARTS, checksums_file, read_json
 from mf_llm.models.wheel_backbones import WHEEL_BACKBONES
 
 MODEL_TYPE = "mf_llm"
@@ -39,17 +39,7 @@ SIMULATION_OPTIONS = (
     "max_action_tokens",
 )
 
-_PARTS = (
-    "config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    ADAPTER_CONFIG_FILE,
-    ADAPTER_WEIGHTS_FILE,
-    "*_generation_config.json",
-    PROCESSOR_CONFIG_FILE,
-    "*_tokenizer/**/*",
-    CARD_FILE,
-)
+_PARTS = (*PARTS["model"], *PARTS["processor"], *map(checksums_file, PARTS), CARD_FILE)
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([\w\-.]+)\)")
 
 
@@ -92,7 +82,10 @@ def find_checkpoint(
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise InputError(f"A checkpoint's folder must hold a config.json, {name!r} does not; it cannot be loaded.")
+            raise InputError(
+                f"A checkpoint's folder must hold a config.json, {name!r} does not; it cannot be loaded; name another "
+                "folder, or get or save the checkpoint again."
+            )
         return path
     if path.is_absolute() or name.startswith((".", "~")):
         raise InputError(f"The checkpoint {name!r} was not found: there is no such folder.")
@@ -150,7 +143,7 @@ def find_local_checkpoint(name_or_path: str | os.PathLike) -> Path | None:
 
 
 def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
-    """What of a folder is the checkpoint: weights, configurations, processor, and the card with its pictures.
+    """What of a folder is the checkpoint: weights, configurations, processor, their sums, the card and its pictures.
 
     A training run leaves more in its output folder (states of the optimiser, logs, pickles with paths of the machine),
     which is nobody else's business.
@@ -169,13 +162,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The ``config.json`` of a folder.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or holds something else than an object.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / 'config.json'} must be a readable JSON file: {error}") from error
-    return config if isinstance(config, dict) else {}
+    return read_json(folder / "config.json")
 
 
 def trained_options(name_or_path: str | os.PathLike) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mf_llm.errors import InputError
+from mf_llm.models.integrity import reading
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -21,6 +23,16 @@ SAMPLING_DEFAULTS = {
 }
 LENGTH_DEFAULTS = {"policy": 50, "mean_field": 96}
 
+# Above the first, at most the second.
+_BOUNDS = {
+    "temperature": (0.0, 1e6),
+    "top_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
+    "min_p": (-1e-9, 1.0),
+    "top_k": (-1, 1e9),
+    "repetition_penalty": (0.0, 1e6),
+    "max_new_tokens": (0, 1e9),
+}
 _SAMPLING_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "top_h")
 # What one call of generate() needs, not what a role is.
 _END_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -53,10 +65,24 @@ def role_generation_config(backbone: PreTrainedModel, role: Role) -> GenerationC
 
 
 def read_generation_config(folder: str | Path, role: Role) -> GenerationConfig | None:
-    """The generation config of a role in a checkpoint, None if the checkpoint has none."""
+    """The generation config of a role in a checkpoint, None if the checkpoint has none.
+
+    Raises:
+        InputError: nobody can generate like that.
+    """
     from transformers import GenerationConfig
 
-    name = generation_config_file(role)
-    if not os.path.isfile(os.path.join(folder, name)):
+    path = Path(folder) / generation_config_file(role)
+    if not path.is_file():
         return None
-    return GenerationConfig.from_pretrained(folder, config_file_name=name, local_files_only=True)
+    with reading(path):
+        config = GenerationConfig.from_pretrained(folder, config_file_name=path.name, local_files_only=True)
+    for field, (low, high) in _BOUNDS.items():
+        value = getattr(config, field, None)
+        read = config.do_sample or field not in _SAMPLING_FIELDS  # some greedy ones say "temperature 0"
+        if read and value is not None and not (isinstance(value, int | float) and low < value <= high):
+            raise InputError(
+                f"{path}: `{field}` must be above {low:g} and at most {high:g}, got {value!r}; nothing can be "
+                "generated like that; mend it, or get or save the checkpoint again."
+            )
+    return config

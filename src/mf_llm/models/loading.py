@@ -30,19 +30,23 @@ def load_model(name_or_path: str | os.PathLike, **kwargs: Any) -> MFLLMForSimula
 
 
 def load_model_and_processor(
-    name_or_path: str | os.PathLike, *, dtype: Any = "auto"
+    name_or_path: str | os.PathLike, *, dtype: Any = "auto", progress: bool = True
 ) -> tuple[MFLLMForSimulation, MFLLMProcessor]:
     """Loads the two halves of a simulation.
 
     Args:
         name_or_path: a checkpoint of `MFLLMForSimulation`, or a causal language model (see `load_model`).
         dtype: type of the weights; "auto" is bfloat16 where the machine is fast in it, else float32.
+        progress: whether transformers shows a bar while it loads; False leaves its bars off from then on.
 
     Returns:
         The model in evaluation mode, on the GPU if there is one, and its processor.
     """
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    if not progress:
+        disable_progress_bar()
     dtype = preferred_dtype() if dtype == "auto" else dtype
     model = load_model(name_or_path, dtype=dtype).eval()
     if torch.cuda.is_available():

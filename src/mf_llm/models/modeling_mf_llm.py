@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from mf_llm.models.checkpoints import (
 )
 from mf_llm.models.configuration_mf_llm import ROLES, MFLLMConfig, Role, check_role
 from mf_llm.models.generation_configs import generation_config_file, read_generation_config, role_generation_config
+from mf_llm.models.integrity import check_config, check_files, check_weights, reading, write_checksums
 from mf_llm.models.registration import register_model
 from mf_llm.models.role_logits import role_logits
 from mf_llm.models.tying import TiedRolesMixin, separate, tied_names, twin_of
@@ -56,6 +58,17 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         config: the configuration of both roles.
         policy: a ready backbone for the policy; without it, a new one is made from the configuration.
         mean_field: a ready backbone for the mean-field model; left out when the roles are tied.
+
+    Examples:
+        >>> from mf_llm import MFLLMProcessor
+        >>> from mf_llm.models import tiny_backbone, tiny_tokenizer  # random weights
+        >>> model = MFLLMForSimulation.from_backbones(tiny_backbone("qwen2"))
+        >>> processor = MFLLMProcessor(tiny_tokenizer("qwen2"))
+        >>> model.choice_distribution(processor, "The bridge closes.", [{"age": 46}, {"age": 20}], ["for", "no"]).shape
+        (2, 2)
+        >>> model.save_pretrained("runs/tiny")
+        >>> MFLLMForSimulation.from_pretrained("runs/tiny").config.tie_backbones
+        True
     """
 
     config_class = MFLLMConfig
@@ -170,7 +183,8 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
             **kwargs: as in transformers; ``is_trainable=True`` loads adapters for further training.
 
         Raises:
-            InputError: there is no such checkpoint, or it is not one of this class.
+            InputError: there is no such checkpoint, it is not one of this class, or its files are damaged, incomplete
+                or not those that were saved (`mf_llm.models.integrity`).
         """
         is_trainable = kwargs.pop("is_trainable", False)
         if pretrained_model_name_or_path is None:
@@ -184,18 +198,27 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
                 f"A checkpoint of MFLLMForSimulation must have model_type 'mf_llm', {os.fspath(folder)!r} has "
                 f"{model_type!r}; to start from a plain language model use MFLLMForSimulation.from_backbones."
             )
+        check_files(folder, "model")
+        check_config(folder, MFLLMConfig)
         if (folder / ADAPTER_CONFIG_FILE).is_file():
             loaded = cls._from_adapters(folder, is_trainable, kwargs)
         else:
-            kwargs.setdefault("use_safetensors", True)
-            loaded = super().from_pretrained(folder, *model_args, **kwargs)
+            loaded = cls._from_weights(folder, model_args, kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.name_or_path = model.config.name_or_path = os.fspath(pretrained_model_name_or_path)
         for role in ROLES:
-            stored = read_generation_config(folder, role)
-            if stored is not None:
-                model.backbone(role).generation_config = stored
+            backbone = model.backbone(role)
+            backbone.generation_config = read_generation_config(folder, role) or backbone.generation_config
         return loaded
+
+    @classmethod
+    def _from_weights(cls, folder: Path, model_args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        tell = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("use_safetensors", True)
+        with reading(folder / "config.json"):
+            model, found = super().from_pretrained(folder, *model_args, output_loading_info=True, **kwargs)
+        check_weights(model, found, folder)
+        return (model, found) if tell else model
 
     @classmethod
     def _from_adapters(cls, folder: Path, is_trainable: bool, kwargs: dict[str, Any]) -> MFLLMForSimulation:
@@ -219,7 +242,7 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         return adapters.load_adapters(model, folder, is_trainable=is_trainable)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Writes a checkpoint: configuration, generation configs of both roles and weights as safetensors.
+        """Writes a checkpoint: configuration, generation configs of both roles, weights as safetensors, check sums.
 
         A model with adapters is saved as adapters plus the id and revision of its base (`merge` first to save whole
         weights). Tied roles are written once.
@@ -248,7 +271,11 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         else:
             hub_arguments = ("repo_id", "commit_message", "private", "create_pr")
             plain = {key: value for key, value in kwargs.items() if key not in hub_arguments}
+            if main:
+                adapters.remove_adapters(save_directory)
             super().save_pretrained(save_directory, **plain)
+        if main:
+            write_checksums(Path(save_directory), "model")
         if push:
             repo_id = kwargs.get("repo_id") or Path(save_directory).name
             hub = {key: kwargs[key] for key in ("commit_message", "private", "create_pr", "token") if key in kwargs}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mf_llm.argument_checks import check_whole
 from mf_llm.errors import InputError
 from mf_llm.models.encoding import DataEncoder, newest_that_fit, one_line, share_budget
 from mf_llm.models.prompts import NO_SIGNAL_YET, NO_STATE, AnswerFormat, ChatFrame, render_state
@@ -28,11 +29,7 @@ class PromptLimits:
 
     def __post_init__(self) -> None:
         for name in ("max_prompt_tokens", "max_state_tokens", "max_action_tokens"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 8:
-                raise InputError(
-                    f"`{name}` must be a whole number of at least 8, got {value!r}; no prompt can be built."
-                )
+            check_whole(name, getattr(self, name), minimum=8, why=", or no prompt can be built")
 
 
 class PromptBuilder:

@@ -66,6 +66,8 @@ def separate(mean_field: PreTrainedModel, names: frozenset[str]) -> None:
 class TiedRolesMixin:
     """The part of `MFLLMForSimulation` that keeps tied roles tied: through loading, resizing and untying."""
 
+    _lacking: frozenset[str] = frozenset()
+
     def untie(self) -> Self:
         """Gives the mean field weights of its own, in place, and returns the model; nothing happens if it has them."""
         if self.config.tie_backbones:
@@ -94,6 +96,17 @@ class TiedRolesMixin:
             self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(all_submodels=True)
             self._tied_weights_keys = dict(self.all_tied_weights_keys)
         super().tie_weights(missing_keys=missing_keys, recompute_mapping=recompute_mapping)
+
+    def mark_tied_weights_as_initialized(self, loading_info: Any) -> None:
+        """Keeps what a checkpoint lacks: transformers takes it for given then, its tied name being the same object."""
+        self._lacking = frozenset(loading_info.missing_keys)
+        super().mark_tied_weights_as_initialized(loading_info)
+
+    def lacking_weights(self) -> list[str]:
+        """The parameters that stood under none of their names in the checkpoint that was loaded."""
+        sources = {name: self.all_tied_weights_keys.get(name, name) for name in self.state_dict(keep_vars=True)}
+        given = {source for name, source in sources.items() if name not in self._lacking}
+        return sorted({sources[name] for name in self._lacking if name in sources} - given)
 
     def _adjust_bias(self, output_embeddings: nn.Module, input_embeddings: nn.Module) -> None:
         # Meant for output layers; while every parameter is tied it would pad each bias to the height of its weight.

@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import gather_object
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from mf_llm.argument_checks import check_whole
 from mf_llm.errors import InputError
 from mf_llm.evaluation.forecasters import Training
 from mf_llm.evaluation.judged_event import judge_forecast, judge_rollouts
@@ -68,8 +69,7 @@ class RolloutCallback(TrainerCallback):
         events_together: int = 8,
         seed: int = 0,
     ) -> None:
-        if isinstance(max_events, bool) or not isinstance(max_events, int) or max_events < 1:
-            raise InputError(f"`max_events` must be a whole number of at least 1, got {max_events!r}.")
+        check_whole("max_events", max_events)
         settings = trainer.preparer.settings or TransitionSettings()
         options = rollout_options(trainer.args, settings) | {"seed": seed}
         if max_actions is not None:

@@ -14,6 +14,7 @@ from transformers.utils.hub import PushInProgress
 from mf_llm.errors import InputError
 from mf_llm.models.checkpoints import checkpoint_files
 from mf_llm.models.hub_files import looks_like_repo_id
+from mf_llm.redaction import redacted
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -137,7 +138,7 @@ def check_bases_are_public(config: MFLLMConfig) -> None:
 
 def _tell_failure(job: Future) -> None:
     if not job.cancelled() and job.exception() is not None:
-        logger.warning("A checkpoint was not uploaded: %s", job.exception())
+        logger.warning("A checkpoint was not uploaded: %s", redacted(str(job.exception())))
 
 
 __all__ = ["HubUploads", "check_bases_are_public"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from mf_llm.argument_checks import check_types
 from mf_llm.errors import InputError
 from mf_llm.training.prompt_trees import TARGETS
 
@@ -123,6 +124,7 @@ class IBTuneConfig(TrainingArguments):
         return self.signal in ("text", "both")
 
     def _check(self) -> None:
+        check_types(self, tuple(IBTuneConfig.__annotations__))
         for name, allowed in (("schedule", SCHEDULES), ("signal", TRAINED_SIGNALS), ("target", TARGETS)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
@@ -133,6 +135,7 @@ class IBTuneConfig(TrainingArguments):
             )
         at_least = {"beta": 0, "lambda_population": 0, "lambda_perturbation": 0, "signal_max_tokens": 1}
         at_least |= {"updates_per_draw": 1, "max_ratio": 1, "simulated_steps": 1, "max_texts": 1, "scoring_tokens": 1}
+        at_least |= {"max_prompt_tokens": 8}
         at_least |= {"num_signals": 2 if "mean_field" in self.trains else 1}
         for name, lowest in at_least.items():
             if not getattr(self, name) >= lowest:

@@ -39,6 +39,14 @@ def lora_config(
 
     Raises:
         InputError: an unknown role or layer.
+
+    Examples:
+        >>> from mf_llm import MFLLMForSimulation
+        >>> from mf_llm.models import tiny_backbone
+        >>> model = MFLLMForSimulation.from_backbones(tiny_backbone("qwen2"))
+        >>> config = lora_config(model, r=4, roles=["policy"])
+        >>> config.r, "mean_field" in config.target_modules
+        (4, False)
     """
     from peft import LoraConfig
 

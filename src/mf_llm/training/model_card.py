@@ -12,6 +12,7 @@ from typing import Any
 
 from mf_llm.atomic_files import plain, write_text
 from mf_llm.models.hub_files import looks_like_repo_id
+from mf_llm.redaction import redacted
 from mf_llm.training.card_data import CardData, Result
 
 CARD_FILE = "README.md"
@@ -23,7 +24,6 @@ TAGS = ("mf-llm", "social-simulation", "mean-field")
 _PATH = re.compile(r"(?<![\w:/.~])(?:(?:~|\.\.)(?:/[\w.@+\-]+)+|(?:/[\w.@+\-]+){2,})/?")
 _WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\(?:[^\\\s\"'`|]+\\)*([^\\\s\"'`|]*)")
 _ABSOLUTE = re.compile(r"(?:/|~/|\.\./|[A-Za-z]:\\)")
-_SECRET = re.compile(r"\b(?:hf_|api_org_|ghp_|github_pat_|sk-)[A-Za-z0-9_\-]{16,}")
 
 
 def render_model_card(card: CardData) -> str:
@@ -110,7 +110,7 @@ def without_private_parts(text: str) -> str:
     text = text.replace("file://", "")
     if len(home) > 2:  # first, since the name of a home folder may hold spaces
         text = text.replace(home + os.sep, "~/")
-    text = _SECRET.sub("(removed)", text)
+    text = redacted(text)
     text = _WINDOWS_PATH.sub(lambda match: match[1] or "(a folder)", text)
     return _PATH.sub(lambda match: _last_name(match[0]), text)
 

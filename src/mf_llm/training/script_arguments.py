@@ -13,6 +13,7 @@ from mf_llm.errors import InputError
 from mf_llm.events import Event, load_event_sets
 from mf_llm.models import MFLLMForSimulation, MFLLMProcessor
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
+from mf_llm.redaction import redacted
 from mf_llm.simulation.bounds import within_context
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.training.card_data import CardData, TrainingSummary, base_models_of, training_data_of
@@ -177,7 +178,7 @@ class ScriptArguments:
             ),
             training=TrainingSummary(
                 hyper_parameters={key: value for key, value in hyper_parameters.items() if value is not None},
-                command=f"{launcher} {' '.join([f'examples/{Path(sys.argv[0]).name}', *sys.argv[1:]])}",
+                command=redacted(f"{launcher} {' '.join([f'examples/{Path(sys.argv[0]).name}', *sys.argv[1:]])}"),
             ),
             tags=tags,
         )
@@ -194,7 +195,7 @@ def parse_script(description: str, *classes: type) -> tuple[Any, ...]:
     try:
         return TrlParser(classes, description=description).parse_args_and_config()
     except (InputError, ValueError, TypeError, OSError, YAMLError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {' '.join(redacted(str(error)).split())}")
 
 
 def train_and_save(trainer: Trainer) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mf_llm.argument_checks import check_whole
 from mf_llm.errors import InputError
 from mf_llm.events import Event, Turn
 from mf_llm.simulation.simulation_config import SimulationConfig
@@ -63,8 +64,7 @@ def with_simulated_history(
             f"`event` must be the event of the row, {row['event_id']!r}, got {event.event_id!r}; another past would "
             "be told; look the event up by its id."
         )
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}; nothing would be simulated.")
+    check_whole("steps", steps)
     answer = answer_of(row)
     end = _end(event, row["warm_up"], steps, settings.agents_per_step)
     least = 1 if has_waves(event) else settings.least_targets

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from mf_llm.argument_checks import check_types, check_whole
 from mf_llm.errors import InputError
+from mf_llm.events.validation import show
 from mf_llm.simulation.simulation_config import ACTIONS, SimulationConfig
 
 HORIZONS = ("next", "all")
@@ -52,22 +53,21 @@ class TransitionSettings:
     def __post_init__(self) -> None:
         for name, allowed in (("horizon", HORIZONS), ("action", ACTIONS)):
             if getattr(self, name) not in allowed:
-                raise InputError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+                raise InputError(f"`{name}` must be one of {', '.join(allowed)}, got {show(getattr(self, name))}.")
         whole = ("agents_per_step", "listed_actions", "max_history_steps", "transitions_per_event")
         for name in (*whole, "transitions_per_survey", "max_states", "max_people"):
-            _check_whole(name, getattr(self, name), minimum=1)
-        _check_whole("seed", self.seed, minimum=0)
-        if self.dimension is not None and not isinstance(self.dimension, str):
-            raise InputError(f"`dimension` must be the name of a dimension or None, got {self.dimension!r}.")
+            check_whole(name, getattr(self, name), minimum=1)
+        check_whole("seed", self.seed, minimum=0)
+        check_types(self, ("dimension",))
         if self.warm_ups is None:
             return
         if not isinstance(self.warm_ups, list | tuple) or not self.warm_ups:
             raise InputError(
-                f"`warm_ups` must be a tuple of lengths such as (8, 16), got {self.warm_ups!r}; no warm-up could end "
-                "anywhere; leave it out for the default lengths."
+                f"`warm_ups` must be a tuple of lengths such as (8, 16), got {show(self.warm_ups)}; no warm-up could "
+                "end anywhere; leave it out for the default lengths."
             )
         for length in self.warm_ups:
-            _check_whole("warm_ups", length, minimum=1)
+            check_whole("warm_ups", length, minimum=1)
         # Order and repetition of the lengths must not change what is drawn, or the cache would hold it twice.
         object.__setattr__(self, "warm_ups", tuple(sorted(set(self.warm_ups))))
 
@@ -91,8 +91,3 @@ class TransitionSettings:
             warm_up=warm_up,
             seed=self.seed,
         )
-
-
-def _check_whole(name: str, value: Any, *, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise InputError(f"`{name}` must be a whole number of at least {minimum}, got {value!r}.")

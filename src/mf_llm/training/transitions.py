@@ -68,6 +68,13 @@ def build_transitions(
 
     Raises:
         InputError: no event is long enough, `split` is unknown, or no event has the dimension.
+
+    Examples:
+        >>> from mf_llm import TransitionSettings, load_event_sets
+        >>> settings = TransitionSettings(transitions_per_survey=2, max_states=2)
+        >>> transitions = build_transitions(load_event_sets("vaccine-intention"), settings, cache=False)
+        >>> transitions.num_rows, len(transitions[0]["people"])
+        (2, 2)
     """
     from datasets import Dataset
 
