@@ -3,6 +3,7 @@
 #   make demo      the main job: simulate real people, see how far it is from what they did (FULL=1: everybody)
 #   make notebook  runs the tutorial, examples/tutorial.ipynb, into runs/tutorial
 #   make test      all tests            make quality   style and lint            make style   mend both
+#   make trust     everything a careful user fears, tried in full; writes results/trust.csv
 #
 # PYTHON       interpreter for the virtual environment (>= 3.11)
 # TORCH        which torch to install; the default is what development and CI use
@@ -18,10 +19,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := src tests examples scripts setup.py
 
-.PHONY: help env demo notebook test quality style clean
+.PHONY: help env demo notebook test trust quality style clean
 
 help:
-	@sed -n '2,10s/^# \{0,1\}//p' Makefile
+	@sed -n '2,11s/^# \{0,1\}//p' Makefile
 
 env: $(INSTALLED)
 
@@ -46,6 +47,9 @@ notebook: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests
+
+trust: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m trust --trust results tests
 
 quality: $(INSTALLED)
 	$(BIN)/ruff check --no-cache $(SOURCES)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from transformers.utils.logging import disable_progress_bar
 
 from mf_llm import MFLLMForSimulation, evaluate_rollouts, load_events, plot_trajectory
 from mf_llm.evaluation.forecasters import Training, forecast
@@ -46,8 +45,7 @@ def main() -> None:
         for name in ("survey/rollouts", "bridge-closure"):
             shutil.rmtree(args.output / name, ignore_errors=True)
     console.print(f"Loading {args.model} ...")
-    disable_progress_bar()
-    model, processor = load_model_and_processor(args.model)
+    model, processor = load_model_and_processor(args.model, progress=False)
     trained = trained_options(args.model)
     if trained:
         console.print("Simulated as it was trained:", ", ".join(f"{name} {value}" for name, value in trained.items()))

@@ -33,6 +33,7 @@ from mf_llm.models.checkpoints import (
     trained_options,
 )
 from mf_llm.models.hub_files import looks_like_repo_id
+from mf_llm.models.integrity import PARTS, checksums_file, write_checksums
 from mf_llm.models.prompts import AnswerFormat
 from mf_llm.training.model_card import without_private_parts
 
@@ -108,6 +109,11 @@ def package(folder: Path, name: str, packaged: Path, cards: Path, results: Path 
         if results is not None:
             card = card_with_results(card, results.read_text(encoding="utf-8"))
         write_text(work / CARD_FILE, card)
+        for part in PARTS:  # those that came along are of the files before
+            (work / checksums_file(part)).unlink(missing_ok=True)
+        write_checksums(work, "model")
+        if own_tokenizers:
+            write_checksums(work, "processor")
         _check_private(work)
         if _size(work) > LARGEST:
             raise InputError(

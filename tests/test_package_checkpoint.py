@@ -43,6 +43,7 @@ PARTS = {
     "config.json",
     "policy_generation_config.json",
     "mean_field_generation_config.json",
+    "model_checksums.json",
 }
 
 

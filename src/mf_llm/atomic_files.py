@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mf_llm.errors import InputError
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
@@ -22,6 +24,17 @@ if TYPE_CHECKING:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8."""
     _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Writes a text file in UTF-8 line by line, as `lines` makes them: only one is in memory."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for line in lines:
+                file.write(f"{line}\n")
+
+    _write(path, write)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -62,11 +75,17 @@ def writing(path: Path) -> Iterator[None]:
     """Names the file and says what to do where something under it could not be written.
 
     Raises:
+        InputError: what should be a folder is a file, or the other way round.
         OSError: the disk is full, or nothing may be written there. The system says only why, and of some calls not
             even where.
     """
     try:
         yield
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(
+            f"{path} must be a file in a folder, but a part of this path is something else "
+            f"({error.strerror}); nothing was written there; name another folder."
+        ) from error
     except OSError as error:
         why = os.strerror(error.errno) if error.errno is not None else error
         raise OSError(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mf_llm import cli_options as options
-from mf_llm.cli_options import Dtype, Events, words
+from mf_llm.cli_options import LARGEST_SEED, MOST, Dtype, Events, words
 
 
 def evaluate(
@@ -17,7 +17,7 @@ def evaluate(
         str | None, typer.Option(help="Where the real events are.  [default: where the run found them]")
     ] = None,
     plots: Annotated[bool, typer.Option(help="Draw each event's trajectory into RUN_DIR/plots.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Score a run against what people really did."""
     from mf_llm.commands.evaluate_run import run_evaluate
@@ -70,11 +70,13 @@ def compare(
         bool, typer.Option("--long-horizon", help="Join the test blocks of each stream into one long event.")
     ] = False,
     replay: Annotated[
-        int | None, typer.Option(min=1, help="Repeat the long events up to this many actions (synthetic).")
+        int | None, typer.Option(min=1, max=MOST, help="Repeat the long events up to this many actions (synthetic).")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which rollouts are there, and stop.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
-    bootstrap: Annotated[int | None, typer.Option(min=1, help="Bootstrap samples.  [default: the protocol's]")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the bootstrap.")] = 0,
+    bootstrap: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Bootstrap samples.  [default: the protocol's]")
+    ] = None,
 ) -> None:
     """Compare methods on the test events, side by side, with intervals; what was finished is not made again."""
     from mf_llm.commands.compare_methods import CompareRequest, run_compare
@@ -120,8 +122,10 @@ def forecast(
         ),
     ] = None,
     plots: Annotated[bool, typer.Option(help="Draw trajectories with bands, PIT and coverage.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap and of random draws.")] = 0,
-    bootstrap: Annotated[int | None, typer.Option(min=1, help="Bootstrap samples.  [default: the protocol's]")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the bootstrap and of random draws.")] = 0,
+    bootstrap: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Bootstrap samples.  [default: the protocol's]")
+    ] = None,
 ) -> None:
     """Make forecasts with bands out of rollouts of several seeds, and judge them by CRPS, PIT and coverage."""
     from mf_llm.commands.forecast_events import ForecastRequest, run_forecast

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+# More of something that is kept in memory, or waited for, is a slip of the hand; larger seeds fit into no file.
+MANY, MOST, LARGEST_SEED = 100_000, 1_000_000, 2**62
+
 Split = StrEnum("Split", {name: name for name in ("train", "validation", "test")})
 Signal = StrEnum("Signal", {name: name for name in ("text", "statistics", "both", "none", "recent", "popular")})
 Readout = StrEnum("Readout", {name: name for name in ("exact", "sampled")})
@@ -34,8 +37,12 @@ EndpointModel = Annotated[str | None, typer.Option(help="What the server calls i
 ApiKeyEnv = Annotated[
     str | None, typer.Option(metavar="NAME", help="Environment variable that holds the server's key.")
 ]
-Concurrency = Annotated[int | None, typer.Option(min=1, help="Requests in flight (endpoint).  [default: 16]")]
-Retries = Annotated[int | None, typer.Option(min=0, help="Further attempts after a fault (endpoint).  [default: 4]")]
+Concurrency = Annotated[
+    int | None, typer.Option(min=1, max=MANY, help="Requests in flight (endpoint).  [default: 16]")
+]
+Retries = Annotated[
+    int | None, typer.Option(min=0, max=MANY, help="Further attempts after a fault (endpoint).  [default: 4]")
+]
 Timeout = Annotated[float | None, typer.Option(help="Seconds for a whole reply (endpoint).  [default: 120]")]
 RequestsPerMinute = Annotated[float | None, typer.Option(help="Bound of a server (endpoint).  [default: none]")]
 Price = Annotated[
@@ -60,7 +67,7 @@ WeightColumn = Annotated[
     typer.Option(metavar="NAME", help="Column of --population: how many people a row stands for.  [default: 1 each]"),
 ]
 NPeople = Annotated[int | None, typer.Option(min=1, help="As many people, in the shares of --population.")]
-NSteps = Annotated[int | None, typer.Option(min=1, help="Steps of --population.  [default: 1]")]
+NSteps = Annotated[int | None, typer.Option(min=1, max=MANY, help="Steps of --population.  [default: 1]")]
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mf_llm import cli_options as options
-from mf_llm.cli_options import Action, Dtype, Events, Readout, Signal, Split, Steps
+from mf_llm.cli_options import LARGEST_SEED, MANY, Action, Dtype, Events, Readout, Signal, Split, Steps
 
 
 def simulate(
@@ -80,8 +80,8 @@ def simulate(
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Bound of a person's text, in tokens.")] = None,
     signal_max_tokens: Annotated[int | None, typer.Option(min=1, help="Bound of a signal, in tokens.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, one rollout each.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="First seed.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=MANY, help="Number of seeds, one rollout each.")] = 1,
     events_together: Annotated[
         int | None,
         typer.Option(

@@ -317,8 +317,8 @@ def test_other_settings_are_another_folder(place, tmp_path):
             "carry: {roles: [policy], forecaster",
             "must be a forecaster, an annotator or a simulation",
         ),
-        ("agents_per_step", "agents_per_stop", "must be fields of SimulationConfig, got 'agents_per_stop'"),
-        ("methods:", "methods: [", "it cannot be read"),
+        ("agents_per_step", "agents_per_stop", r"options of `options` must have no keys but .* got agents_per_stop"),
+        ("methods:", "methods: [", "line 8: must be valid YAML"),
         ("base: {", "tuned: {", "must not be named like a group"),
     ],
 )

@@ -11,7 +11,7 @@ from mf_llm import Rollout, cli
 from mf_llm.interventions import load_plan
 from mf_llm.interventions.plan import plan_from_dict
 from mf_llm.models.tiny import save_tiny_backbone
-from mf_llm.simulation.journal import Journal
+from stopped_journal import stop_journal
 
 STANCES = ["support", "deny", "query"]
 PLAN = {
@@ -100,16 +100,8 @@ def test_branches_are_made_measured_and_ranked(made, tmp_path, capsys):
 def test_an_interrupted_command_goes_on_to_the_same_files(made, tmp_path):
     plan = plan_file(tmp_path / "plan.yaml")
     assert call("intervene", made / "run", "--plan", plan, "--output", tmp_path / "whole", "--no-plots") == 0
-    append, written = Journal._append, []
-
-    def crashing(self, record):
-        if len(written) == 70:
-            raise KeyboardInterrupt
-        append(self, record)
-        written.append(record)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "_append", crashing)
+        stop_journal(patch, 70, KeyboardInterrupt)
         assert call("intervene", made / "run", "--plan", plan, "--output", tmp_path / "cut", "--no-plots") == 130
     assert call("intervene", made / "run", "--plan", plan, "--output", tmp_path / "cut", "--no-plots") == 2
     assert call("intervene", made / "run", "--plan", plan, "--output", tmp_path / "cut", "--no-plots", "--resume") == 0

@@ -20,6 +20,7 @@ from mf_llm.interventions import (
 from mf_llm.simulation import Population, simulate
 from mf_llm.simulation.generation import generate_keyed
 from mf_llm.simulation.simulation_config import SIGNALS
+from stopped_journal import Crash, stop_journal
 
 FILES = ("actions.parquet", "steps.parquet", "rollout.json")
 SHORT = {"agents_per_step": 3, "warm_up": 5, "max_new_tokens": 4, "signal_max_tokens": 5}
@@ -106,21 +107,8 @@ def test_an_interrupted_branch_goes_on_to_the_same_files(tmp_path, lines):
     model, one = model_of("qwen2"), INTERVENTIONS["amended"]
     parent = parent_of(model)
     branch_of(model, parent, one, output=tmp_path / "whole")
-    from mf_llm.simulation.journal import Journal
-
-    kept, append = [], Journal._append
-
-    class Crash(Exception):
-        pass
-
-    def crashing(self, record):
-        if len(kept) == lines:
-            raise Crash
-        append(self, record)
-        kept.append(record)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "_append", crashing)
+        stop_journal(patch, lines)
         with pytest.raises(Crash):
             branch_of(model, parent, one, output=tmp_path / "cut")
     branch_of(model, parent, one, output=tmp_path / "cut", resume=True)

@@ -16,6 +16,7 @@ from mf_llm.simulation.estimate import estimate
 from mf_llm.simulation.keyed_draws import permutation, stream_key
 from mf_llm.simulation.policy_step import calibrated_probabilities
 from mf_llm.simulation.readout import normalise, option_orders
+from stopped_journal import Crash, stop_journal
 
 LIMITS = PromptLimits(max_prompt_tokens=600)
 
@@ -119,23 +120,13 @@ def test_the_empty_prompt_is_read_once_per_order_and_event(tmp_path, monkeypatch
 
 
 def test_an_interrupted_run_counts_and_reads_the_same(tmp_path, monkeypatch):
-    from mf_llm.simulation.journal import Journal
-
     model, processor, event = model_of("gemma3"), processor_of("gemma3"), small_event(20)
     settings = {"calibrated": True, "signal": "both", "action": "label_text"}
     whole = run(model, processor, event, **settings)
     for lines in (3, 4, 5, 6):
-        append, written = Journal._append, []
-
-        def crashing(self, record, append=append, written=written, lines=lines):
-            if len(written) == lines:
-                raise KeyboardInterrupt
-            append(self, record)
-            written.append(record)
-
         with monkeypatch.context() as patch:
-            patch.setattr(Journal, "_append", crashing)
-            with pytest.raises(KeyboardInterrupt):
+            stop_journal(patch, lines)
+            with pytest.raises(Crash):
                 run(model, processor, event, tmp_path / str(lines), **settings)
         assert outcome(run(model, processor, event, tmp_path / str(lines), True, **settings)) == outcome(whole)
 

@@ -24,12 +24,13 @@ from small_events import (
 )
 
 from mf_llm import InputError, SimulationConfig
+from mf_llm.models.cache_argument import returned_cache
 from mf_llm.simulation import event_run, load_rollouts, lockstep, simulate
 from mf_llm.simulation.engines import in_process
 from mf_llm.simulation.event_run import EventRun
 from mf_llm.simulation.generation import generate_keyed
-from mf_llm.simulation.journal import Journal
 from mf_llm.simulation.readout import encode_prefix
+from stopped_journal import Crash, stop_journal
 
 QUICK = {"max_new_tokens": 5, "signal_max_tokens": 8, "agents_per_step": 3, "warm_up": 8, "max_prompt_tokens": 600}
 FILES = ("actions.parquet", "steps.parquet", "rollout.json")
@@ -42,10 +43,6 @@ def outcomes(rollouts):
 def results(folder: Path) -> dict[str, bytes]:
     """The files of all rollouts of a run."""
     return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in folder.rglob("*") if path.name in FILES}
-
-
-class Crash(Exception):
-    pass
 
 
 def talkative_model(family):
@@ -165,18 +162,6 @@ def test_events_together_is_a_whole_number(together):
 # -- interrupted ------------------------------------------------------------------------------------------------------
 
 
-def crash_after(monkeypatch, lines):
-    append, written = Journal._append, []
-
-    def crashing(self, record):
-        if len(written) == lines:
-            raise Crash
-        append(self, record)
-        written.append(record)
-
-    monkeypatch.setattr(Journal, "_append", crashing)
-
-
 def journal_lines(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.read_bytes().count(b"\n") - 1 for path in folder.rglob("journal.jsonl")}
 
@@ -189,7 +174,7 @@ def test_a_crash_anywhere_changes_nothing(tmp_path, monkeypatch, lines, then):
     settings = {"signal": "both", "action": "label_text"}
     run(model, processor, events, tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:
-        crash_after(patch, lines)
+        stop_journal(patch, lines)
         with pytest.raises(Crash):
             run(model, processor, events, tmp_path / "cut", together=3, **settings)
     assert len(journal_lines(tmp_path / "cut")) <= 3  # so many are on at a time
@@ -296,7 +281,7 @@ def test_a_failure_stays_with_its_event(family, role):
                 continue
             output.logits[row] = torch.nan
             if role == "mean_field" and not output.logits.shape[1]:  # the pass over the prompts, which fills the cache
-                for layer in kwargs["past_key_values"].layers:
+                for layer in returned_cache(kwargs).layers:
                     layer.values[row] = torch.nan
 
     model.backbone(role).register_forward_hook(fail, with_kwargs=True)

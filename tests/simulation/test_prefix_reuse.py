@@ -5,8 +5,8 @@ from small_events import adapted_model, model_of, new_model, outcome, processor_
 
 import mf_llm.simulation.policy_step as policy_step
 from mf_llm.simulation import readout
-from mf_llm.simulation.journal import Journal
 from mf_llm.simulation.prefix_chunks import PrefixStems
+from stopped_journal import Crash, stop_journal
 
 
 @pytest.fixture
@@ -71,17 +71,9 @@ def test_a_resumed_anchored_run_counts_the_same_tokens(tmp_path, monkeypatch, si
     model, processor, event = adapted_model("llama"), processor_of("llama"), small_event(20)
     settings = {"anchored": True, "action": "choice", "signal": signal}
     whole = run(model, processor, event, **settings)
-    append, written = Journal._append, []
-
-    def crashing(self, record):
-        if len(written) == 6:
-            raise KeyboardInterrupt
-        append(self, record)
-        written.append(record)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "_append", crashing)
-        with pytest.raises(KeyboardInterrupt):
+        stop_journal(patch, 6)
+        with pytest.raises(Crash):
             run(model, processor, event, tmp_path, **settings)
     assert outcome(run(model, processor, event, tmp_path, True, **settings)) == outcome(whole)
 

@@ -15,6 +15,7 @@ from small_events import model_of, new_model, outcome, processor_of, run, small_
 from mf_llm import InputError, Rollout
 from mf_llm.simulation import load_rollouts
 from mf_llm.simulation.journal import Journal
+from stopped_journal import Crash, stop_journal
 
 FILES = ("actions.parquet", "steps.parquet", "rollout.json")
 # Three warm-up steps (3, 3, 2) and two of three people.
@@ -47,34 +48,13 @@ def test_two_processes_do_not_write_one_run(tmp_path):
     assert contents(tmp_path / "run").keys() == contents(tmp_path / "whole").keys()
 
 
-class Crash(Exception):
-    pass
-
-
-def crash_after(monkeypatch, lines, *, in_the_middle=False):
-    """Makes the journal raise behind its `lines`-th line (the first one is the header), or inside it."""
-    append, written = Journal._append, []
-
-    def crashing(self, record):
-        if len(written) == lines:
-            if in_the_middle:
-                line = json.dumps(record, ensure_ascii=False).encode()
-                self._file.write(line[: len(line) // 2])
-                self._file.flush()
-            raise Crash
-        append(self, record)
-        written.append(record)
-
-    monkeypatch.setattr(Journal, "_append", crashing)
-
-
 @pytest.mark.parametrize("kind", ["both", "none", "recent"])
 @pytest.mark.parametrize("in_the_middle", [False, True], ids=["between", "inside"])
 @pytest.mark.parametrize("lines", range(N_STEPS + 1))
 def test_a_crash_at_every_step_changes_nothing(tmp_path, monkeypatch, lines, in_the_middle, kind):
     expected = make(tmp_path / "whole", signal=kind)
     with monkeypatch.context() as patch:
-        crash_after(patch, lines, in_the_middle=in_the_middle)
+        stop_journal(patch, lines, in_the_middle=in_the_middle)
         with pytest.raises(Crash):
             make(tmp_path / "cut", signal=kind)
     left = contents(tmp_path / "cut")
@@ -91,7 +71,7 @@ def test_a_crash_changes_nothing_in_other_families(tmp_path, monkeypatch, family
     event, model, processor = small_event(waves=(4, 4, 3, 3)), model_of(family), processor_of(family)
     run(model, processor, event, tmp_path / "whole", warm_up="w2", **settings)
     with monkeypatch.context() as patch:
-        crash_after(patch, 4)
+        stop_journal(patch, 4)
         with pytest.raises(Crash):
             run(model, processor, event, tmp_path / "cut", warm_up="w2", **settings)
     run(model, processor, event, tmp_path / "cut", True, warm_up="w2", **settings)
@@ -102,7 +82,7 @@ def test_many_crashes_one_after_another(tmp_path, monkeypatch):
     make(tmp_path / "whole")
     for _ in range(N_STEPS):  # the header first, then a step each time
         with monkeypatch.context() as patch:
-            crash_after(patch, 1)
+            stop_journal(patch, 1)
             with pytest.raises(Crash):
                 make(tmp_path / "cut", resume=True)
     make(tmp_path / "cut", resume=True)
@@ -170,7 +150,7 @@ def test_resume_in_an_empty_or_new_folder_starts(tmp_path):
 def test_without_resume_an_existing_folder_is_refused_and_untouched(tmp_path, monkeypatch, finished):
     with monkeypatch.context() as patch:
         if not finished:
-            crash_after(patch, 3)
+            stop_journal(patch, 3)
         with contextlib.suppress(Crash):
             make(tmp_path)
     before = contents(tmp_path)
@@ -202,7 +182,7 @@ OTHER = {
 def test_another_run_may_not_go_on_and_the_difference_is_named(tmp_path, monkeypatch, named, finished):
     with monkeypatch.context() as patch:
         if not finished:
-            crash_after(patch, 2)
+            stop_journal(patch, 2)
         with contextlib.suppress(Crash):
             make(tmp_path)
     before = contents(tmp_path)
@@ -224,7 +204,7 @@ def test_other_weights_may_not_go_on(tmp_path):
 @pytest.mark.parametrize("place", [0, 2])
 def test_a_line_that_is_none_is_refused(tmp_path, monkeypatch, line, place):
     with monkeypatch.context() as patch:
-        crash_after(patch, 4)
+        stop_journal(patch, 4)
         with pytest.raises(Crash):
             make(tmp_path)
     path = tmp_path / "journal.jsonl"
@@ -240,7 +220,7 @@ def test_a_line_that_is_none_is_refused(tmp_path, monkeypatch, line, place):
 def test_a_tail_of_zeros_is_dropped(tmp_path, monkeypatch):
     make(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        crash_after(patch, 3)
+        stop_journal(patch, 3)
         with pytest.raises(Crash):
             make(tmp_path / "cut")
     with (tmp_path / "cut" / "journal.jsonl").open("ab") as file:

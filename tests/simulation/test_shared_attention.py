@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_events import model_of
 
+from mf_llm.models.cache_argument import cache_argument
 from mf_llm.models.tiny import TINY_FAMILIES
 from mf_llm.simulation import readout, row_batches
 from mf_llm.simulation.generation import generate_keyed
@@ -92,7 +93,7 @@ def test_the_prefix_is_neither_copied_nor_written(monkeypatch):
     before = [layer.keys.clone() for layer in prefix.cache.layers]
     cache = shared_cache(prefix.cache)
     with sharing(backbone), torch.inference_mode():
-        backbone(input_ids=torch.tensor([random_ids(4, 2)] * 50), past_key_values=cache, use_cache=True)
+        backbone(input_ids=torch.tensor([random_ids(4, 2)] * 50), **cache_argument(backbone, cache), use_cache=True)
     for layer, other, keys in zip(prefix.cache.layers, cache.layers, before, strict=True):
         assert other.prefix.keys.data_ptr() == layer.keys.data_ptr()
         assert torch.equal(layer.keys, keys)
@@ -104,7 +105,9 @@ def test_a_shared_cache_is_no_use_to_other_attention():
     prefix = encode_prefix(backbone, random_ids(30, 1))
     with pytest.raises(RuntimeError):  # the mask covers the prefix, the keys do not
         backbone(
-            input_ids=torch.tensor([random_ids(4, 2)]), past_key_values=shared_cache(prefix.cache), use_cache=True
+            input_ids=torch.tensor([random_ids(4, 2)]),
+            **cache_argument(backbone, shared_cache(prefix.cache)),
+            use_cache=True,
         )
     assert can_share(backbone)
     with sharing(backbone):

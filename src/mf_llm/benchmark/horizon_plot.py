@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mf_llm.atomic_files import write_figure
-from mf_llm.evaluation.plotting import COLOURS, GREY, STYLE
+from mf_llm.evaluation.plotting import COLOURS, GREY, STYLE, matplotlib_parts
 
 _STYLES = ("-", "--", ":", "-.")
 _PANELS = (("kl", "KL of people to forecast (nats)"), ("drift", "drift from the first window (nats)"))
@@ -21,15 +21,15 @@ def plot_horizon(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     Args:
         rows: of `horizon_rows`.
         path: where the picture goes (its ending, png or pdf, names the format).
+
+    Raises:
+        InputError: matplotlib is missing.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    figure_class, context = matplotlib_parts()
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(7.0, 3.0), layout="constrained")
+    with context(STYLE):
+        figure = figure_class(figsize=(7.0, 3.0), layout="constrained")
+        axes = figure.subplots(1, 2)
         for axis, (column, label) in zip(axes, _PANELS, strict=True):
             for number, method in enumerate(methods):
                 x, y = _line([row for row in rows if row["method"] == method], column)
@@ -44,7 +44,6 @@ def plot_horizon(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
             axis.set_ylim(bottom=0)
         figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         write_figure(path, figure, dpi=200)
-        plt.close(figure)
     return path
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mf_llm.argument_checks import check_list, check_mapping
 from mf_llm.benchmark.replay_method import ANNOTATORS
 from mf_llm.errors import InputError
 from mf_llm.evaluation.evaluator import MIN_POOLED_ROLLOUTS
+from mf_llm.events.validation import show
 from mf_llm.models.configuration_mf_llm import ROLES
 
 FORECASTER, UNTUNED, TUNED, REPLAY = "forecasters", "untuned", "tuned", "replays"
@@ -99,10 +101,11 @@ def read_method(name: str, entry: Mapping[str, Any], forecasters: Sequence[str])
     Raises:
         InputError: a field is unknown, or does not fit the others.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", name):
         raise InputError(f"`methods` must have names of letters, digits and . + _ -, got {name!r}; they name folders.")
     check_keys(entry, _KEYS, f"method {name!r}")
-    forecaster, roles = entry.get("forecaster"), tuple(entry.get("roles", ROLES))
+    roles = check_list(entry.get("roles", ROLES), f"`roles` of method {name!r}")
+    forecaster = entry.get("forecaster")
     annotator = entry.get("annotator")
     if forecaster is not None:
         check_known(forecaster, forecasters, f"method {name!r}, forecaster")
@@ -115,13 +118,18 @@ def read_method(name: str, entry: Mapping[str, Any], forecasters: Sequence[str])
             )
     for role in roles:
         check_known(role, ROLES, f"method {name!r}, roles")
-    seeds = tuple(entry.get("seeds", (0,)))
+    seeds = check_list(entry.get("seeds", (0,)), f"`seeds` of method {name!r}")
     checkpoint = entry.get("checkpoint")
-    whole = all(isinstance(seed, int) and 0 <= seed < 1000 for seed in seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or not whole:
+    whole = all(type(seed) is int and 0 <= seed < 1000 for seed in seeds)
+    if not seeds or not whole or len(set(seeds)) < len(seeds):
         raise InputError(
-            f"`seeds` of method {name!r} must be different whole numbers below 1000, got {list(seeds)}; rollouts "
-            "would share their randomness; correct them."
+            f"`seeds` of method {name!r} must be different whole numbers below 1000, got {show(list(seeds))}; "
+            "rollouts would share their randomness; correct them."
+        )
+    if checkpoint is not None and not (isinstance(checkpoint, str) and checkpoint.strip()):
+        raise InputError(
+            f"`checkpoint` of method {name!r} must be a folder or a name, got {show(checkpoint)}; nothing can be "
+            "loaded; leave it out for the backbone as it is."
         )
     if checkpoint is not None and len(seeds) > 1 and "{seed}" not in checkpoint:
         raise InputError(
@@ -129,34 +137,37 @@ def read_method(name: str, entry: Mapping[str, Any], forecasters: Sequence[str])
             f"{checkpoint!r}; one model would pass for {len(seeds)}."
         )
     names = entry.get("data_sets")
+    names = None if names is None else check_list(names, f"`data_sets` of method {name!r}")
+    if names is not None and not all(isinstance(one, str) for one in names):
+        raise InputError(f"`data_sets` of method {name!r} must be names of data sets, got {show(names)}.")
     return MethodEntry(
         name=name,
         forecaster=forecaster,
         annotator=annotator,
         checkpoint=checkpoint,
         seeds=seeds,
-        options=entry.get("options") or {},
+        options=check_mapping(entry.get("options"), f"`options` of method {name!r}"),
         roles=roles,
-        data_sets=None if names is None else tuple(names),
+        data_sets=names,
     )
 
 
-def check_keys(record: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    """Refuses unknown keys.
+def check_keys(record: Any, known: Sequence[str], where: str) -> None:
+    """Refuses what is no mapping, or has unknown keys.
 
     Raises:
         InputError: naming them.
     """
-    unknown = sorted(set(record) - set(known))
+    unknown = sorted(set(check_mapping(record, where)) - set(known))
     if unknown:
         raise InputError(f"{where} must have no keys but {', '.join(known)}, got {', '.join(unknown)}; correct them.")
 
 
-def check_known(name: str, known: Any, where: str) -> None:
+def check_known(name: Any, known: Any, where: str) -> None:
     """Refuses an unknown name.
 
     Raises:
         InputError: naming it, and those that are known.
     """
-    if name not in known:
-        raise InputError(f"`{where}` must be one of {', '.join(known)}, got {name!r}; correct the name.")
+    if not isinstance(name, str) or name not in known:
+        raise InputError(f"`{where}` must be one of {', '.join(known)}, got {show(name)}; correct the name.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mf_llm.argument_checks import check_list, check_mapping
 from mf_llm.benchmark.method_entry import (
     FORECASTER,
     REPLAY,
@@ -22,6 +23,8 @@ from mf_llm.benchmark.method_entry import (
 )
 from mf_llm.errors import InputError
 from mf_llm.evaluation.forecasters import all_forecasters
+from mf_llm.simulation.simulation_config import SimulationConfig
+from mf_llm.yaml_files import read_yaml
 
 PACKAGED = ("benchmark", "robustness")
 GROUPS = ("all", FORECASTER, REPLAY, UNTUNED, TUNED)
@@ -102,34 +105,67 @@ def load_method_list(path: str | Path = "benchmark") -> MethodList:
     Raises:
         InputError: the file cannot be read or names what is not there.
     """
-    import yaml
-
     named = resources.files("mf_llm") / "data" / f"{path}.yaml"
     place = named if str(path) in PACKAGED else Path(path)
-    try:
-        text = place.read_text(encoding="utf-8")
-        record = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{place} must be a list of methods in YAML; it cannot be read: {error}.") from error
+    record = read_yaml(place, "methods")
     if not isinstance(record, dict):
         raise InputError(f"{place} must hold the keys methods and data_sets, got no mapping; see data/benchmark.yaml.")
-    check_keys(record, ("options", "data_sets", "methods", "pairs", "quick"), str(place))
+    try:
+        return _method_list(record, place)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+
+
+def _method_list(record: Mapping[str, Any], place: Any) -> MethodList:
+    check_keys(record, ("options", "data_sets", "methods", "pairs", "quick"), "the list")
+    entries = check_mapping(record.get("methods"), "`methods`")
+    if not entries:
+        raise InputError("`methods` must have at least one method, got none; there is nothing to compare.")
     forecasters = list(all_forecasters())
-    methods = {name: read_method(name, entry or {}, forecasters) for name, entry in record.get("methods", {}).items()}
+    methods = {name: read_method(name, {} if entry is None else entry, forecasters) for name, entry in entries.items()}
     for name in set(GROUPS) & set(methods):
-        raise InputError(f"method {name!r} in {place} must not be named like a group of methods; rename it.")
-    pairs = tuple((a, b) for a, b in record.get("pairs", ()))
-    for name in (name for pair in pairs for name in pair):
-        check_known(name, methods, "pairs")
-    quick = record.get("quick") or {}
-    check_keys(quick, ("methods", "options", "data_sets"), f"quick in {place}")
-    for name in quick.get("methods", ()):
+        raise InputError(f"method {name!r} must not be named like a group of methods; rename it.")
+    pairs = () if record.get("pairs") is None else check_list(record["pairs"], "`pairs`")
+    pairs = [check_list(pair, "each of `pairs`") for pair in pairs]
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise InputError(f"each of `pairs` must be two different methods, got {list(pair)}; nothing differs.")
+        for name in pair:
+            check_known(name, methods, "pairs")
+    quick = check_mapping(record.get("quick"), "`quick`")
+    check_keys(quick, ("methods", "options", "data_sets"), "`quick`")
+    for name in check_list(quick.get("methods", ()), "`methods` of `quick`"):
         check_known(name, methods, "quick")
+    quick = {**quick, "options": check_mapping(quick.get("options"), "`options` of `quick`")}
+    quick["data_sets"] = _options_by_name(quick.get("data_sets"), "`data_sets` of `quick`")
+    options = check_mapping(record.get("options"), "`options`")
+    data_sets = _options_by_name(record.get("data_sets"), "`data_sets`")
+    for where, own in {"`options`": {}, "`options` of `quick`": quick["options"]}.items():
+        _check_options({**options, **own}, where)
+    for where, some in {"data set": data_sets, "`quick`, data set": quick["data_sets"]}.items():
+        for name, own in some.items():
+            _check_options({**options, **own}, f"{where} {name!r}")
+    for name, entry in methods.items():
+        if entry.is_simulated:
+            _check_options({**options, **entry.options}, f"method {name!r}")
     return MethodList(
         methods=methods,
-        options=record.get("options") or {},
-        data_sets={name: options or {} for name, options in (record.get("data_sets") or {}).items()},
-        pairs=pairs,
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        options=options,
+        data_sets=data_sets,
+        pairs=tuple((a, b) for a, b in pairs),
+        sha256=hashlib.sha256(place.read_bytes()).hexdigest(),
         quick=quick,
     )
+
+
+def _options_by_name(record: Any, what: str) -> dict[str, Mapping[str, Any]]:
+    return {name: check_mapping(own, f"{name!r} of {what}") for name, own in check_mapping(record, what).items()}
+
+
+def _check_options(options: Mapping[str, Any], where: str) -> None:
+    """Refuses options that no simulation can have, before anything is simulated."""
+    check_keys(options, [f.name for f in fields(SimulationConfig)], f"options of {where}")
+    try:
+        SimulationConfig(**options)
+    except InputError as error:
+        raise InputError(f"options of {where}: {error}") from error

@@ -14,6 +14,7 @@ from mf_llm.errors import InputError
 from mf_llm.evaluation.judging_task import JudgingTask
 from mf_llm.evaluation.method_table import Cell
 from mf_llm.evaluation.paired import MethodScores
+from mf_llm.json_records import read_record
 
 if TYPE_CHECKING:
     from mf_llm.annotation import Annotations, Annotator, Dimension
@@ -78,7 +79,7 @@ class ReplayMethod:
                 self._annotate(task, dimension, path)
             except InputError as error:
                 return Cell(None, str(error))
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_record(path, "`mf-llm compare`", {"quality": dict, "probabilities": list, "failures": list})
         self.quality[task.data_set] = record["quality"]
         read = _annotations(record, dimension)
         judged, place = [], 0

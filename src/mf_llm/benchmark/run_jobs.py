@@ -87,15 +87,12 @@ class _Models:
 
     def load(self, job: Job) -> tuple[Any, Any]:
         """The model of a job and its processor."""
-        from transformers.utils.logging import disable_progress_bar
-
         from mf_llm.models.loading import load_model_and_processor
 
         key = (job.model, job.method.roles)
         if key != self._key or self._loaded is None:
-            disable_progress_bar()
             self._key = self._loaded = None  # never two models in memory
-            model, processor = load_model_and_processor(job.model, dtype=self._dtype)
+            model, processor = load_model_and_processor(job.model, dtype=self._dtype, progress=False)
             for role in ROLES:
                 if role not in job.method.roles:
                     _silence(model, role, job)

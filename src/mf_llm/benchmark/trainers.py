@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from mf_llm.benchmark.method_entry import check_keys
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -23,7 +25,9 @@ def ib_tune_trainer(runs: TrainingRuns, name: str, seed: int, transitions: Datas
 
     run, lora = runs.table["runs"][name], None
     folder = str(runs.folder_of(name, seed))
-    config = IBTuneConfig(output_dir=folder, seed=seed, report_to="none", **_arguments(runs.table, run))
+    arguments = _arguments(runs.table, run)
+    check_keys(arguments, [f.name for f in fields(IBTuneConfig)], f"common and run {name!r}")
+    config = IBTuneConfig(output_dir=folder, seed=seed, report_to="none", **arguments)
     if run.get("start"):
         start = str(runs.folder_of(run["start"], seed))
         model = MFLLMForSimulation.from_pretrained(start, is_trainable=True, dtype=runs.dtype)

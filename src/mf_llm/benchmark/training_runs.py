@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mf_llm.argument_checks import check_mapping, check_whole
 from mf_llm.atomic_files import write_json
 from mf_llm.benchmark.job import checkpoint_hashes
+from mf_llm.benchmark.method_entry import check_keys, check_known
 from mf_llm.errors import InputError
 from mf_llm.evaluation.provenance import data_hash, versions
 from mf_llm.events import Event
+from mf_llm.events.validation import one_line, show
+from mf_llm.json_records import read_record
 from mf_llm.models.checkpoints import ADAPTER_WEIGHTS_FILE
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.journal import check_same_run
+from mf_llm.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -187,19 +191,68 @@ def load_training_table(path: Path | None = None) -> dict[str, Any]:
     """Reads a table of training runs; that of the package by default.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or no run could be trained with what it says.
     """
-    import yaml
-
     place = path or resources.files("mf_llm") / "data" / "benchmark_training.yaml"
+    table = read_yaml(place, "table")
     try:
-        table = yaml.safe_load(place.read_text(encoding="utf-8"))
-        return {key: table[key] for key in ("common", "adapters", "data_sets", "runs")}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        table = {key: check_mapping(table[key], f"`{key}`") for key in ("common", "adapters", "data_sets", "runs")}
+        _check_table(table)
+        return table
+    except (KeyError, TypeError, InputError) as error:
+        why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
-            f"{place} must be a table of training runs with common, adapters, data_sets and runs, got "
-            f"{type(error).__name__}: {error}; nothing can be trained; see mf_llm/data/benchmark_training.yaml."
+            f"{place} must be a table of training runs with common, adapters, data_sets and runs, got {why}; nothing "
+            "can be trained; see mf_llm/data/benchmark_training.yaml."
         ) from error
+
+
+def _check_table(table: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses what no run could be trained with, before the first of them has taken hours."""
+    known, runs = table["data_sets"], table["runs"]
+    for name in known:
+        _check_settings(table, {}, name, f"`data_sets`, {name!r}")
+    check_keys(table["adapters"], ("r", "alpha", "dropout", "layers"), "`adapters`")
+    if not runs:
+        raise InputError("`runs` must have at least one run, got none.")
+    for name, run in runs.items():
+        if not check_mapping(run, f"run {name!r}"):
+            raise InputError(f"run {name!r} must say what is trained, got nothing.")
+        for key in ("start", "budget"):
+            if run.get(key) is not None:
+                check_known(run[key], runs, f"{key} of run {name!r}")
+        if not isinstance(run.get("sft", False), bool):
+            raise InputError(f"`sft` of run {name!r} must be true or false, got {show(run['sft'])}.")
+        if run.get("sft") and run.get("budget") is None:
+            raise InputError(f"`budget` of run {name!r} must be the run whose tokens it gets, got none.")
+        if "max_transitions" in run:
+            check_whole(f"max_transitions of run {name!r}", run["max_transitions"])
+        changes = check_mapping(run.get("data_sets"), f"`data_sets` of run {name!r}")
+        for one, own in changes.items():
+            check_known(one, known, f"data_sets of run {name!r}")
+            _check_settings(table, check_mapping(own, f"run {name!r}, {one!r}"), one, f"run {name!r}, {one!r}")
+    for name in runs:
+        _check_order(runs, name, ())
+
+
+def _check_settings(table: Mapping[str, Mapping[str, Any]], own: Mapping[str, Any], name: str, where: str) -> None:
+    from mf_llm.training.transition_settings import TransitionSettings
+
+    settings = {**check_mapping(table["data_sets"][name], where), **own}
+    check_keys(settings, [f.name for f in fields(TransitionSettings) if f.name != "seed"], where)
+    try:
+        TransitionSettings(**settings)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _check_order(runs: Mapping[str, Mapping[str, Any]], name: str, before: tuple[str, ...]) -> None:
+    """Refuses runs that wait for one another."""
+    if name in before:
+        raise InputError(f"run {name!r} must not need itself, but does so through {' and '.join(before)}.")
+    for key in ("start", "budget"):
+        if runs[name].get(key) in runs:
+            _check_order(runs, runs[name][key], (*before, name))
 
 
 def _transitions_version() -> int:
@@ -209,4 +262,4 @@ def _transitions_version() -> int:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_record(path, "the training") if path.is_file() else None

@@ -25,6 +25,7 @@ from mf_llm.evaluation.intervals import N_BOOTSTRAP
 from mf_llm.evaluation.protocol import choose_windows, plan_event
 from mf_llm.events import Event, load_event_sets
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
+from mf_llm.termination import ending_on_sigterm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,7 @@ class CompareRequest:
     n_bootstrap: int = N_BOOTSTRAP
 
 
+@ending_on_sigterm()
 def run_compare(request: CompareRequest) -> None:
     """Simulates what is missing, judges all methods on the test events, writes the results and prints the table.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mf_llm.errors import InputError
 from mf_llm.events import Event, load_event_sets
+from mf_llm.json_records import read_record
 from mf_llm.simulation.rollout import Rollout, load_rollouts
 from mf_llm.simulation.run_folder import rollout_name
 
@@ -55,7 +55,7 @@ def _source(run_dir: Path) -> str:
             f"`RUN_DIR` must be a run folder of `mf-llm simulate`, got {run_dir} without run.json; it is not known "
             "where the real events are; name them with --events."
         )
-    return str(json.loads(path.read_text(encoding="utf-8"))["events"])
+    return str(read_record(path, "`mf-llm simulate`", {"events": str})["events"])
 
 
 def _plot(rollouts: Sequence[Rollout], sets: dict[str, list[Event]], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shlex
@@ -13,7 +14,8 @@ from typing import Any
 
 from mf_llm.atomic_files import plain, write_csv, write_json
 from mf_llm.commands.evaluate_run import terminal_width
-from mf_llm.errors import InputError
+from mf_llm.errors import UNREADABLE, InputError
+from mf_llm.evaluation.matching import match
 from mf_llm.events import Event, load_event_sets
 from mf_llm.interventions.branches import Branch, run_branches
 from mf_llm.interventions.course import Course
@@ -22,12 +24,14 @@ from mf_llm.interventions.effect_tables import effects_table, ranking_table
 from mf_llm.interventions.effects import Effects, check_target, measure_effects
 from mf_llm.interventions.plan import InterventionPlan, load_plan
 from mf_llm.interventions.ranking import RANKING_COLUMNS, rank_candidates, rounds_of
-from mf_llm.reporting.comparison_files import ComparisonFiles
+from mf_llm.json_records import read_record
 from mf_llm.reporting.intervention_page import write_intervention_report
+from mf_llm.reporting.trust_section import read_trust
 from mf_llm.simulation.estimate import duration
 from mf_llm.simulation.rollout import Rollout, load_rollouts
 from mf_llm.simulation.run_folder import rollout_name, write_run_tables
 from mf_llm.simulation.steps import plan_simulation
+from mf_llm.termination import ending_on_sigterm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,7 @@ class InterveneRequest:
     dry_run: bool = False
 
 
+@ending_on_sigterm()
 def run_intervene(request: InterveneRequest) -> Effects | None:
     """Branches off the rollouts of a run, measures and ranks candidates, and writes what it found.
 
@@ -73,45 +78,50 @@ def run_intervene(request: InterveneRequest) -> Effects | None:
     Raises:
         InputError: run, plan and event do not fit each other.
     """
+    from mf_llm.models.loading import load_model_and_processor
+
     plan, record = load_plan(request.plan), _run_record(request.run)
     parents = _parents(request, plan)
     event = _event(request, record, parents[0])
     _check_plan(request, plan, event, parents)
     if request.comparison is not None:
-        ComparisonFiles.load(request.comparison)  # the report needs it at the very end
+        read_trust(parents[0], request.comparison)  # the report needs it at the very end
     output = request.output or request.run / "interventions" / request.plan.stem
     print(_expected(request, plan, parents))
     if request.dry_run:
         return None
     _claim(request, plan, record, parents, output)
-    model, processor = _load(record)
+    model, processor = load_model_and_processor(str(record["model"]), dtype=str(record["dtype"]), progress=False)
 
-    made: dict[str, list[Rollout]] = {}
+    by_seed = {parent.seed: parent for parent in parents}
+    made: dict[str, list[Rollout]] = {one.name: [] for one in plan.candidates}
 
     def measure(wanted: Mapping[str, Sequence[int]]) -> Effects:
-        by_seed = {parent.seed: parent for parent in parents}
-        places = [(one, seed) for one in plan.candidates for seed in wanted.get(one.name, ())]
-        branches = [
-            Branch(
-                parent=by_seed[seed],
-                interventions=one.interventions,
-                folder=_folder(output, one.name) / "rollouts" / rollout_name(event.event_id, seed),
-            )
-            for one, seed in places
-        ]
-        together = request.branches_together
-        found = run_branches(model, processor, event, branches, resume=True, branches_together=together)
-        made.clear()
-        for (one, _), rollout in zip(places, found, strict=True):
-            made.setdefault(one.name, []).append(rollout)
-        return measure_effects(parents, made)
+        """Adds the branches that are not made yet: a candidate's seeds are the first of a list that grows."""
+        branches = {
+            one.name: [
+                Branch(
+                    parent=by_seed[seed],
+                    interventions=one.interventions,
+                    folder=_folder(output, one.name) / "rollouts" / rollout_name(event.event_id, seed),
+                )
+                for seed in wanted.get(one.name, ())[len(made[one.name]) :]
+            ]
+            for one in plan.candidates
+        }
+        together, missing = request.branches_together, [one for some in branches.values() for one in some]
+        found = iter(run_branches(model, processor, event, missing, resume=True, branches_together=together))
+        for name, some in branches.items():
+            made[name] += itertools.islice(found, len(some))
+        return measure_effects(parents, {name: rollouts for name, rollouts in made.items() if rollouts})
 
     seeds = [parent.seed for parent in parents]
     if plan.target is None:
         ranking, effects = None, measure({one.name: seeds for one in plan.candidates})
     else:
         ranking, effects = rank_candidates(plan, seeds, measure, halving=request.halving)
-    for name, rollouts in made.items():
+    branches = {name: rollouts for name, rollouts in made.items() if rollouts}
+    for name, rollouts in branches.items():
         write_run_tables(_folder(output, name), rollouts)
     effects.save(output)
     if ranking is not None:
@@ -126,7 +136,7 @@ def run_intervene(request: InterveneRequest) -> Effects | None:
         effects=effects,
         ranking=ranking,
         parents=parents,
-        branches=made,
+        branches=branches,
         command=_command(request),
         comparison=request.comparison,
     )
@@ -135,16 +145,12 @@ def run_intervene(request: InterveneRequest) -> Effects | None:
 
 
 def _run_record(run: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        known = isinstance(record, dict) and {"events", "model", "dtype"} <= record.keys()
-    except (OSError, ValueError):
-        known = False
-    if not known:
+    if not (run / "run.json").is_file():
         raise InputError(
             f"`RUN` must be a run folder of `mf-llm simulate`, got {run} without a run.json that can be read; there "
             "is nothing to branch off; simulate the event first."
         )
+    record = read_record(run / "run.json", "`mf-llm simulate`", {"events": str, "model": str, "dtype": str})
     if record.get("endpoint"):
         raise InputError(
             f"`RUN` must be made by a model in this process, but {run} was answered by a server; a server does not "
@@ -172,17 +178,8 @@ def _parents(request: InterveneRequest, plan: InterventionPlan) -> list[Rollout]
 
 
 def _event(request: InterveneRequest, record: Mapping[str, Any], parent: Rollout) -> Event:
-    source = request.events or str(record["events"])
-    sets = load_event_sets(source)
-    same = [one for events in sets.values() for one in events if one.event_id == parent.event_id]
-    for one in same:
-        if one.content_hash() == parent.event_hash:
-            return one
-    what = "has another content" if same else "is not there"
-    raise InputError(
-        f"`--events` must hold the event that was simulated, but {parent.event_id!r} {what} in {source}; its people "
-        "are not known; name the file it came from."
-    )
+    groups = match([parent], load_event_sets(request.events or str(record["events"])))
+    return next(event for members in groups.values() for event, _ in members)
 
 
 def _check_plan(request: InterveneRequest, plan: InterventionPlan, event: Event, parents: Sequence[Rollout]) -> None:
@@ -239,9 +236,10 @@ def _expected(request: InterveneRequest, plan: InterventionPlan, parents: Sequen
 def _seconds(run: Path, parent: Rollout) -> list[float]:
     folder = run if (run / "rollout.json").is_file() else run / "rollouts" / rollout_name(parent.event_id, parent.seed)
     try:
-        return list(map(float, json.loads((folder / "timings.json").read_text())["seconds_per_step"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        seconds = list(map(float, json.loads((folder / "timings.json").read_text())["seconds_per_step"]))
+    except UNREADABLE:
         return []
+    return seconds if all(0 <= one < math.inf for one in seconds) else []
 
 
 def _claim(
@@ -269,7 +267,7 @@ def _claim(
                 f"`--output` must be a new folder, but {output} holds results already; nothing was overwritten; go on "
                 "with them with --resume, or name another folder."
             )
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_record(path, "`mf-llm intervene`")
         differing = [key for key in own if own[key] != found.get(key)]
         if differing:
             raise InputError(
@@ -277,15 +275,6 @@ def _claim(
                 f"{differing[0].replace('_', ' ')}; the results would be mixed; name another folder."
             )
     write_json(path, own)
-
-
-def _load(record: Mapping[str, Any]) -> tuple[Any, Any]:
-    from transformers.utils.logging import disable_progress_bar
-
-    from mf_llm.models.loading import load_model_and_processor
-
-    disable_progress_bar()  # that of loading weights; the simulation has its own
-    return load_model_and_processor(str(record["model"]), dtype=str(record["dtype"]))
 
 
 def _folder(output: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ from mf_llm.errors import InputError
 from mf_llm.evaluation.protocol import MAX_LABELLED, Windows, choose_windows, labelled_length
 from mf_llm.evaluation.protocol_config import protocol_config
 from mf_llm.events import Event, load_event_sets
+from mf_llm.json_records import read_record
 from mf_llm.models.checkpoints import trained_options
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.estimate import Estimate, estimate, remember_speed, remembered_speed
@@ -25,6 +26,7 @@ from mf_llm.simulation.population_plan import plan_population
 from mf_llm.simulation.run_folder import check_distinct_ids, write_run_tables
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, plan_simulation
+from mf_llm.termination import ending_on_sigterm
 
 # How many seeds of an event are simulated side by side where nothing else is said.
 ENSEMBLE_TOGETHER = 32
@@ -72,6 +74,7 @@ class _Job:
     skipped: list[str]
 
 
+@ending_on_sigterm()
 def run_simulate(request: SimulateRequest) -> None:
     """Plans, estimates, loads the model, simulates, and says where the run folder is."""
     sets = load_event_sets(request.events)
@@ -106,15 +109,20 @@ def run_simulate(request: SimulateRequest) -> None:
         )
     record = _run_record(request, model_name, jobs)
     if (output / "run.json").exists():
-        _check_resumed(record, json.loads((output / "run.json").read_text(encoding="utf-8")), output)
+        found = read_record(output / "run.json", "`mf-llm simulate`", {"data_sets": dict})
+        _check_resumed(record, found, output)
     write_json(output / "run.json", record)
     _simulate(request, model_name, jobs, output)
 
 
 def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], output: Path) -> None:
+    from mf_llm.models.loading import load_model_and_processor
     from mf_llm.simulation.runner import simulate
 
-    model, processor = (request.endpoint, None) if request.endpoint else _load(model_name, request.dtype)
+    if request.endpoint is not None:
+        model, processor = request.endpoint, None
+    else:  # the simulation has a progress bar of its own
+        model, processor = load_model_and_processor(model_name, dtype=request.dtype, progress=False)
     start, rollouts = time.perf_counter(), []
     for job in jobs:
         rollouts += simulate(
@@ -143,15 +151,6 @@ def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], o
         f"{len(rollouts)} rollouts, {people:,} people simulated in {seconds:.0f} s "
         f"({people / seconds:,.1f} people/s), {failed} failed generations.\nRun folder: {output}{score}"
     )
-
-
-def _load(model_name: str, dtype: str) -> tuple[Any, Any]:
-    from transformers.utils.logging import disable_progress_bar
-
-    from mf_llm.models.loading import load_model_and_processor
-
-    disable_progress_bar()  # that of loading weights; the simulation has its own
-    return load_model_and_processor(model_name, dtype=dtype)
 
 
 def _expected(request: SimulateRequest, model_name: str, jobs: Sequence[_Job]) -> str:
@@ -294,9 +293,10 @@ def _check_resumed(record: dict[str, Any], found: dict[str, Any], output: Path) 
     """A run may be resumed with more events or seeds, never with another model or other settings."""
     for key in ("model", "dtype", "endpoint", "population"):
         check_same_run({key: record[key]}, {key: found.get(key)}, output)
-    for name in record["data_sets"].keys() & found.get("data_sets", {}).keys():
+    for name in record["data_sets"].keys() & found["data_sets"].keys():
         ours, theirs = record["data_sets"][name], found["data_sets"][name]
-        check_same_run({"config": ours["config"]}, {"config": theirs["config"]}, output)
+        theirs = theirs.get("config") if isinstance(theirs, dict) else None
+        check_same_run({"config": ours["config"]}, {"config": theirs}, output)
 
 
 def _batched_name(request: SimulateRequest, model_name: str) -> str:

@@ -24,6 +24,7 @@ from mf_llm.evaluation.provenance import data_hash, versions
 from mf_llm.evaluation.scoring import Gains, Replicated, intervals_of
 from mf_llm.evaluation.subgroups import SUBGROUPS, subgroup_scores
 from mf_llm.events.event import Event
+from mf_llm.json_records import digest
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +81,19 @@ class Comparison:
     def save(self, folder: str | Path) -> Path:
         """Writes ``results.csv`` and ``summary.json``, each whole or not at all.
 
-        With pairs also ``methods.csv`` (data sets and training seeds) and ``pairs.csv`` (paired differences).
+        With pairs also ``methods.csv`` (data sets and training seeds) and ``pairs.csv`` (paired differences). The last
+        one holds the checksums of all, so that the report shows nothing that was changed, or is of another comparison.
         """
         folder = Path(folder)
         write_csv(folder / "results.csv", COLUMNS, self.rows)
+        written = ["results.csv"]
         if self.methods is not None and self.pairs:
             write_csv(folder / "methods.csv", KL_COLUMNS, self.methods.kl_rows())
             write_csv(folder / "pairs.csv", PAIRED_COLUMNS, self.methods.paired_rows(self.pairs))
-        write_json(folder / "summary.json", self.summary)
+            written += ["methods.csv", "pairs.csv"]
+        sums = {name: digest((folder / name).read_bytes()) for name in written}
+        sums["summary.json"] = digest(self.summary)
+        write_json(folder / "summary.json", {**self.summary, "sha256": sums})
         return folder
 
     def table(self, width: int = 120) -> str:

@@ -60,6 +60,20 @@ def evaluate_rollouts(
     Raises:
         InputError: a rollout's event is missing or has another content, two rollouts share event and seed, or the
             rollouts of an event differ in dimension, readout or warm-up.
+
+    Examples:
+        >>> from mf_llm import MFLLMForSimulation, MFLLMProcessor, SimulationConfig, load_events, simulate
+        >>> from mf_llm.models import tiny_backbone, tiny_tokenizer  # random weights: replies mean nothing
+        >>> model = MFLLMForSimulation.from_backbones(tiny_backbone("qwen2"))
+        >>> processor = MFLLMProcessor(tiny_tokenizer("qwen2"))
+        >>> [event] = load_events("bridge-closure")
+        >>> config = SimulationConfig(signal="statistics", action="choice", max_actions=64)
+        >>> rollout = simulate(model, processor, event, config, progress=False)
+        >>> report = evaluate_rollouts([rollout], [event])
+        >>> report.rows[0]["n_people"], report.rows[0]["reference"]
+        (16, 'carry(alpha=10)')
+        >>> report.rows[0]["kl"] > report.rows[0]["reference_kl"]  # random weights know nothing
+        True
     """
     if not rollouts:
         raise InputError("`rollouts` must hold at least one rollout, got none; simulate events first.")

@@ -20,6 +20,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from mf_llm.argument_checks import check_types, check_whole
 from mf_llm.errors import InputError
 from mf_llm.evaluation.distributions import (
     clamp,
@@ -55,11 +56,19 @@ class Windows:
     max_labelled: int | None = MAX_LABELLED
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.waves and (self.warm_up < 1 or self.window < 1):
             raise InputError(
                 f"`warm_up` and `window` must be at least 1, got {self.warm_up} and {self.window}; there would be "
                 "nothing to forecast from or to judge; use for example Windows(48, 16)."
             )
+        if self.waves and (self.warm_up, self.window) != (0, 0):
+            raise InputError(
+                f"`warm_up` and `window` must be 0 with waves=True, got {self.warm_up} and {self.window}; a wave is "
+                "as long as it is; use Windows(0, 0, waves=True)."
+            )
+        if self.max_labelled is not None:
+            check_whole("max_labelled", self.max_labelled)
 
     def __str__(self) -> str:
         return "waves" if self.waves else f"{self.warm_up}/{self.window}"

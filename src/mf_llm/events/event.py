@@ -73,6 +73,17 @@ class Event:
 
     Raises:
         EventError: naming the field (such as ``turns[3].labels.stance``) that is not valid.
+
+    Examples:
+        >>> stances = {"stance": ["for", "against"]}
+        >>> angry = Turn(state={"age": 46}, action="No way!", labels={"stance": "angry"})
+        >>> Event(event_id="bridge", topic="The bridge closes.", dimensions=stances, turns=[angry])
+        Traceback (most recent call last):
+        mf_llm.errors.EventError: field `turns[0].labels.stance`: must be one of the categories ...
+        >>> against = Turn(state={"age": 46}, action="No way!", labels={"stance": "against"})
+        >>> event = Event(event_id="bridge", topic="The bridge closes.", dimensions=stances, turns=[against])
+        >>> event.turns[0].labels["stance"]
+        'against'
     """
 
     event_id: str

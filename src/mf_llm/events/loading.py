@@ -55,6 +55,12 @@ def iter_events(source: Any, *, split: str | None = None, columns: Columns | Non
     Raises:
         EventError: an event is not valid, or the source cannot be read; names file, line and field.
         InputError: `split` or `columns` cannot be used.
+
+    Examples:
+        >>> rows = [{"thread": "a", "text": "No!"}, {"thread": "b", "text": "Yes."}]
+        >>> columns = {"event_id": "thread", "action": "text", "topic": {"value": "The bridge closes."}}
+        >>> [event.event_id for event in iter_events(rows, columns=columns)]
+        ['a', 'b']
     """
     check_columns(columns)
     _check_split(split)
@@ -72,6 +78,14 @@ def load_events(
 
     Raises:
         EventError, InputError: as `iter_events`; also if `limit` is less than 1.
+
+    Examples:
+        >>> [event] = load_events("bridge-closure")
+        >>> len(event.turns), event.dimensions["stance"]
+        (168, ('support', 'oppose', 'question', 'neutral'))
+        >>> rows = [{"event_id": "a", "topic": "The bridge closes.", "action": text} for text in ("No!", "Finally.")]
+        >>> [turn.action for event in load_events(rows) for turn in event.turns]
+        ['No!', 'Finally.']
     """
     _check_limit(limit)
     return list(islice(iter_events(source, split=split, columns=columns), limit))
@@ -88,6 +102,10 @@ def load_event_sets(
 
     Raises:
         EventError, InputError: as `iter_events`.
+
+    Examples:
+        >>> {name: len(events) for name, events in load_event_sets("vaccine-intention").items()}
+        {'vaccine-intention': 3}
     """
     check_columns(columns)
     _check_split(split)

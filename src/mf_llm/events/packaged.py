@@ -9,7 +9,12 @@ _STEM = "events."
 
 
 def packaged_events() -> tuple[str, ...]:
-    """The names that `load_events` knows without any file: one folder of ``mf_llm/data`` each, with a card."""
+    """The names that `load_events` knows without any file: one folder of ``mf_llm/data`` each, with a card.
+
+    Examples:
+        >>> packaged_events()
+        ('bridge-closure', 'vaccine-intention')
+    """
     return tuple(sorted(folder.name for folder in _data_folder().iterdir() if _events_file(folder) is not None))
 
 

@@ -34,7 +34,7 @@ def validate_event(event: Event) -> None:
     `Event` calls this when it is made; it never changes the event.
     """
     _check_name(event.event_id, "event_id", optional=False)
-    _check_text(event.topic, "topic")
+    check_text(event.topic, "topic")
     if not event.topic.strip():
         raise EventError("must not be empty; a model has nothing to react to; write what people saw", field="topic")
     for name in ("domain", "source", "group", "story", "veracity"):
@@ -162,16 +162,9 @@ def _check_turn(turn: Turn, index: int, dimensions: dict[str, frozenset[str]], c
     """Checks what can be said of a turn by itself. Paths are made on failure only: this runs for every turn."""
     action, state, labels = turn.action, turn.state, turn.labels
     if type(action) is not str or len(action) > MAX_TEXT_CHARACTERS or _BAD_CHARACTER.search(action):
-        _check_text(action, f"turns[{index}].action")
-    if isinstance(state, str):
-        _check_text(state, f"turns[{index}].state")
-    elif not isinstance(state, Mapping):
-        raise EventError(
-            f"must be a text or map names to texts, numbers and booleans, got {show(state)}",
-            field=f"turns[{index}].state",
-        )
-    elif state:
-        _check_state(state, f"turns[{index}].state", checked_names)
+        check_text(action, f"turns[{index}].action")
+    if state or not isinstance(state, str | Mapping):
+        check_state(state, f"turns[{index}].state", checked_names)
     if not isinstance(labels, Mapping):
         raise EventError(
             f"must map names of dimensions to categories, got {show(labels)}", field=f"turns[{index}].labels"
@@ -217,15 +210,27 @@ def _check_turn(turn: Turn, index: int, dimensions: dict[str, frozenset[str]], c
         _check_extra(turn.extra, TURN_FIELDS, f"turns[{index}].")
 
 
-def _check_state(state: Mapping[Any, Any], path: str, checked_names: set[str]) -> None:
-    """Checks the values of a profile, and those of its names that no earlier turn of the event had."""
+def check_state(state: Any, path: str, checked_names: set[str] | None = None) -> None:
+    """Raises an `EventError` unless `state` can be somebody's profile.
+
+    Args:
+        state: the profile.
+        path: what errors call it.
+        checked_names: names of fields that were checked before, in earlier turns; those of this one are added.
+    """
+    if isinstance(state, str):
+        check_text(state, path)
+        return
+    if not isinstance(state, Mapping):
+        raise EventError(f"must be a text or map names to texts, numbers and booleans, got {show(state)}", field=path)
+    checked_names = set() if checked_names is None else checked_names
     for name, value in state.items():
         if name not in checked_names:
             _check_name(name, f"{path}.{path_part(name)}", optional=False, what="the name of a state field")
             checked_names.add(name)
         if isinstance(value, str):
             if len(value) > MAX_TEXT_CHARACTERS or _BAD_CHARACTER.search(value):
-                _check_text(value, f"{path}.{path_part(name)}")
+                check_text(value, f"{path}.{path_part(name)}")
         elif isinstance(value, float):
             if not math.isfinite(value):
                 raise EventError(f"must be finite, got {value!r}; leave it out", field=f"{path}.{path_part(name)}")
@@ -236,7 +241,8 @@ def _check_state(state: Mapping[Any, Any], path: str, checked_names: set[str]) -
             )
 
 
-def _check_text(value: Any, path: str) -> None:
+def check_text(value: Any, path: str) -> None:
+    """Raises an `EventError` unless `value` is a text that a file can hold and a prompt can show."""
     if not isinstance(value, str):
         raise EventError(f"must be a text, got {show(value)}", field=path)
     if len(value) > MAX_TEXT_CHARACTERS:
@@ -259,7 +265,7 @@ def _check_name(value: Any, path: str, *, optional: bool = True, what: str = "")
     what = f"{what} " if what else ""
     if not isinstance(value, str):
         raise EventError(f"{what}must be a text, got {show(value)}", field=path)
-    _check_text(value, path)
+    check_text(value, path)
     if not value.strip():
         raise EventError(f"{what}must not be empty" + ("; leave it out" if optional else ""), field=path)
     if len(value) > MAX_NAME_CHARACTERS:
@@ -289,12 +295,12 @@ def _check_extra(extra: Any, known: tuple[str, ...], prefix: str) -> None:
         if isinstance(value, Mapping):
             for name, item in value.items():
                 part = f"{path}.{path_part(name)}" if path else path_part(name)
-                _check_text(name, part)
+                check_text(name, part)
                 pending.append((part, item))
         elif isinstance(value, list):
             pending.extend((f"{path}[{position}]", item) for position, item in enumerate(value))
         elif isinstance(value, str):
-            _check_text(value, path)
+            check_text(value, path)
         elif isinstance(value, float):
             if not math.isfinite(value):
                 raise EventError(f"must be finite, got {value!r}; leave it out", field=path)

@@ -59,6 +59,18 @@ class Forecast:
             probability to stay below a value, u, becomes what `levels` -> `images` makes of it. () for none. It speaks
             of categories one by one, so that there are no joint draws.
         made_with: configuration and versions of the rollouts, or of the forecaster.
+
+    Examples:
+        >>> from mf_llm import MFLLMForSimulation, MFLLMProcessor, SimulationConfig, load_events, simulate
+        >>> from mf_llm.models import tiny_backbone, tiny_tokenizer  # random weights: replies mean nothing
+        >>> model = MFLLMForSimulation.from_backbones(tiny_backbone("qwen2"))
+        >>> processor = MFLLMProcessor(tiny_tokenizer("qwen2"))
+        >>> [event] = load_events("bridge-closure")
+        >>> config = SimulationConfig(signal="statistics", action="choice", max_actions=64)
+        >>> rollouts = simulate(model, processor, event, config, seeds=[1, 2], progress=False)
+        >>> forecast = Forecast.from_rollouts(rollouts)
+        >>> forecast.categories, forecast.shares.shape, forecast.median().shape
+        (('support', 'oppose', 'question', 'neutral'), (2, 1, 4), (1, 4))
     """
 
     event_id: str

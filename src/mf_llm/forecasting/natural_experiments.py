@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mf_llm.errors import InputError
 from mf_llm.evaluation.distributions import normalise
 from mf_llm.evaluation.forecasters import Training
@@ -102,7 +100,7 @@ def judge_shift(
 
 def _row(shift: Shift, plan: WindowPlan, forecast: Forecast, method: str, news: str) -> dict[str, Any]:
     k = plan.categories.index(shift.category)
-    before = _share(plan, plan.latest if plan.windows.waves else plan.warm_up)[k]
+    before = normalise(plan.counts(plan.latest if plan.windows.waves else plan.warm_up))[k]
     # A survey's shift is that of its last wave.
     counts, mean = window_counts(plan)[-1], float(forecast.mean()[-1, k])
     after = counts[k] / counts.sum()
@@ -129,8 +127,3 @@ def _row(shift: Shift, plan: WindowPlan, forecast: Forecast, method: str, news: 
         "covered_95": bool(bands[0.95][0] <= after <= bands[0.95][1]),
         "crps": float(crps_of_counts(forecast.count_cdf()[-1][k], counts[k])),
     }
-
-
-def _share(plan: WindowPlan, turns: np.ndarray) -> np.ndarray:
-    mass = np.bincount(plan.labels[turns], weights=plan.weights[turns], minlength=len(plan.categories))
-    return normalise(mass)

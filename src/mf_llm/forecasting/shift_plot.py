@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mf_llm.atomic_files import write_figure
-from mf_llm.evaluation.plotting import COLOURS, GREY, STYLE
+from mf_llm.evaluation.plotting import COLOURS, GREY, STYLE, matplotlib_parts
 
 _ROW, _HEAD = 0.24, 0.75  # inches
 
@@ -18,20 +18,18 @@ def plot_shifts(rows: Sequence[Mapping[str, Any]], stem: Path) -> Path:
     Args:
         rows: of `mf_llm.forecasting.natural_experiments.judge_shift`.
         stem: path of the picture without ending; a PNG is written.
+
+    Raises:
+        InputError: matplotlib is missing.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    figure_class, context = matplotlib_parts()
     shifts = list(dict.fromkeys(row["shift"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
     members = {shift: [row for row in rows if row["shift"] == shift] for shift in shifts}
     heights = [_HEAD + _ROW * len(members[shift]) for shift in shifts]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            len(shifts), 1, figsize=(5.0, sum(heights)), height_ratios=heights, layout="constrained", squeeze=False
-        )
+    with context(STYLE):
+        figure = figure_class(figsize=(5.0, sum(heights)), layout="constrained")
+        axes = figure.subplots(len(shifts), 1, height_ratios=heights, squeeze=False)
         for axis, shift in zip(axes[:, 0], shifts, strict=True):
             own = members[shift]
             axis.axvline(own[0]["before"], color=GREY, ls="--", lw=1.2)
@@ -56,7 +54,6 @@ def plot_shifts(rows: Sequence[Mapping[str, Any]], stem: Path) -> Path:
         axes[-1, 0].set_xlabel("share; dots: means, bars: 80 and 95 % of what would be counted")
         path = stem.with_suffix(".png")
         write_figure(path, figure, dpi=200)
-        plt.close(figure)
     return path
 
 

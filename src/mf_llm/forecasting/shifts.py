@@ -9,13 +9,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mf_llm.argument_checks import check_list, check_mapping, check_types, check_whole
 from mf_llm.errors import InputError
 from mf_llm.evaluation.protocol import Windows, first_dimension
 from mf_llm.events import Event, Turn
+from mf_llm.events.validation import path_part, show
 from mf_llm.events.values import to_seconds
 from mf_llm.yaml_files import read_yaml
 
 SHIFTS_VERSION = 1
+_YEAR_9999 = 253_370_764_800.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,21 @@ class Shift:
     after_time: float | None = None
     warm_up: int = 48
     n_people: int = 96
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("warm_up", "n_people"):
+            check_whole(name, getattr(self, name))
+        for name in ("name", "data_set", "category", "news"):
+            if not getattr(self, name).strip():
+                raise InputError(f"`{name}` of a shift must not be empty; it could not be tested; give it.")
+        if not self.after:
+            raise InputError("`after` of a shift must name at least one event, got none; nobody could be forecast.")
+        for name in ("known", "after_time"):
+            if not abs(getattr(self, name) or 0) < _YEAR_9999:
+                raise InputError(
+                    f"`{name}` of a shift must be a time up to the year 9999, got {getattr(self, name)!r}."
+                )
 
     @property
     def is_survey(self) -> bool:
@@ -124,12 +142,18 @@ def load_shifts(path: str | Path | None = None) -> list[Shift]:
     Raises:
         InputError: the file cannot be read or a shift lacks something.
     """
-    place = Path(str(resources.files("mf_llm") / "data" / "natural_experiments.yaml")) if path is None else Path(path)
+    place = resources.files("mf_llm") / "data" / "natural_experiments.yaml" if path is None else Path(path)
     record = read_yaml(place, "shifts")
     if not isinstance(record, Mapping) or record.get("version") != SHIFTS_VERSION:
         raise InputError(f"{place}: must be a mapping with version {SHIFTS_VERSION} and shifts.")
+    unknown = [path_part(name) for name in record if name not in ("version", "warm_up", "n_people", "shifts")]
+    if unknown:
+        raise InputError(
+            f"{place}: must have only version, warm_up, n_people and shifts, got {', '.join(unknown)}; correct it."
+        )
     common = {name: record[name] for name in ("warm_up", "n_people") if name in record}
-    return [_shift(name, entry, common, place) for name, entry in (record.get("shifts") or {}).items()]
+    shifts = check_mapping(record.get("shifts"), f"{place}: `shifts`")
+    return [_shift(name, entry, common, place) for name, entry in shifts.items()]
 
 
 def _shift(name: str, entry: Any, common: Mapping[str, Any], place: Path) -> Shift:
@@ -142,8 +166,15 @@ def _shift(name: str, entry: Any, common: Mapping[str, Any], place: Path) -> Shi
         if time in own:
             own[time] = to_seconds(own[time])
             if not isinstance(own[time], float):
-                raise InputError(f"{place}: `{time}` of shift {name!r} must be an ISO 8601 time, got {own[time]!r}.")
-    return Shift(name=name, **own | {"before": tuple(own["before"]), "after": tuple(own["after"])})
+                raise InputError(
+                    f"{place}: `{time}` of shift {name!r} must be an ISO 8601 time, got {show(own[time])}; correct it."
+                )
+    try:
+        for ids in ("before", "after"):
+            own[ids] = check_list(own[ids], f"`{ids}`")
+        return Shift(name=name, **own)
+    except InputError as error:
+        raise InputError(f"{place}: shift {name!r}: {error}") from error
 
 
 def _alone(turn: Turn) -> Turn:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mf_llm.argument_checks import check_whole
 from mf_llm.errors import InputError
 from mf_llm.events import Event
 from mf_llm.interventions.intervention import Intervention
@@ -90,6 +91,20 @@ def branch(
 
     Raises:
         InputError: event or model are others than the parent's, or an intervention does not fit.
+
+    Examples:
+        >>> from mf_llm import MFLLMForSimulation, MFLLMProcessor, SimulationConfig, load_events, simulate
+        >>> from mf_llm.models import tiny_backbone, tiny_tokenizer  # random weights: replies mean nothing
+        >>> model = MFLLMForSimulation.from_backbones(tiny_backbone("qwen2"))
+        >>> processor = MFLLMProcessor(tiny_tokenizer("qwen2"))
+        >>> [event] = load_events("bridge-closure")
+        >>> config = SimulationConfig(signal="statistics", action="choice", max_actions=64)
+        >>> parent = simulate(model, processor, event, config, progress=False)
+        >>> from mf_llm.interventions import TopicLine
+        >>> news = TopicLine(step=3, topic="Correction: eight months.")
+        >>> changed = branch(model, processor, event, parent, [news], progress=False)
+        >>> [one == other for one, other in zip(parent.trajectory(), changed.trajectory(), strict=True)]
+        [True, True, True, False]
     """
     folder = Path(output) if output is not None else None
     one = Branch(parent=parent, interventions=interventions, from_step=from_step, folder=folder)
@@ -120,8 +135,7 @@ def run_branches(
     Raises:
         InputError: as `branch`.
     """
-    if isinstance(branches_together, bool) or not isinstance(branches_together, int) or branches_together < 1:
-        raise InputError(f"`branches_together` must be a whole number of at least 1, got {branches_together!r}.")
+    check_whole("branches_together", branches_together)
     engine = engine_of(model, processor)
     versions = engine.versions()
     plans = []

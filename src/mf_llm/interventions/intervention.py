@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
+from mf_llm.argument_checks import check_whole
 from mf_llm.errors import InputError
 from mf_llm.events.event import State
+from mf_llm.events.validation import check_state, check_text, path_part, show
 from mf_llm.events.values import plain_mapping
 
 
@@ -27,9 +29,9 @@ class Intervention:
     until: int | None = None
 
     def __post_init__(self) -> None:
-        _check_whole("step", self.step, minimum=0)
+        check_whole("step", self.step, minimum=0)
         if self.until is not None:
-            _check_whole("until", self.until, minimum=self.step, why=" (the first step)")
+            check_whole("until", self.until, minimum=self.step, why=" (the first step)")
         for f in fields(self):
             if f.type == "str":
                 _check_text(f.name, getattr(self, f.name))
@@ -114,13 +116,14 @@ class AddedAction:
         object.__setattr__(self, "who", plain_mapping(self.who))
         if not isinstance(self.text, str) or not (self.label is None or isinstance(self.label, str)):
             raise InputError(
-                f"`text` and `label` of an added action must be text, got {self.text!r} and {self.label!r}; nobody "
-                "could read it; put them in quotes."
+                f"`text` and `label` of an added action must be text, got {show(self.text)} and {show(self.label)}; "
+                "nobody could read it; put them in quotes."
             )
         if not self.text.strip() and self.label is None:
             raise InputError("`text` or `label` of an added action must be given, got neither; nothing would be done.")
-        _check_state("who", self.who)
-        _check_whole("times", self.times, minimum=1)
+        check_text(self.text, "text")
+        check_state(self.who, "who")
+        check_whole("times", self.times, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,17 +178,20 @@ class ChangedPeople(Intervention):
         if not self.profiles:
             raise InputError("`profiles` must hold at least one profile, got none; nobody could come.")
         for profile in self.profiles:
-            _check_state("profiles", profile)
+            check_state(profile, "profiles")
         if (self.share is None) == (self.add is None):
             raise InputError(
-                f"`share` or `add` must be given with `profiles`, one of them, got {self.share!r} and {self.add!r}; "
-                "share: 0.5 replaces half of the people who come, add: 8 brings eight more to each step."
+                f"`share` or `add` must be given with `profiles`, one of them, got {show(self.share)} and "
+                f"{show(self.add)}; share: 0.5 replaces half of the people who come, add: 8 brings eight more to "
+                "each step."
             )
         number = isinstance(self.share, int | float) and not isinstance(self.share, bool)
         if self.share is not None and not (number and 0 < self.share <= 1):
-            raise InputError(f"`share` must lie between 0 and 1, got {self.share!r}; 0.5 replaces half of the people.")
+            raise InputError(
+                f"`share` must lie between 0 and 1, got {show(self.share)}; 0.5 replaces half of the people."
+            )
         if self.add is not None:
-            _check_whole("add", self.add, minimum=1)
+            check_whole("add", self.add, minimum=1)
 
     def _said(self, own: dict[str, Any]) -> dict[str, Any]:
         profiles = [profile if isinstance(profile, str) else dict(profile) for profile in self.profiles]
@@ -213,18 +219,18 @@ def intervention_from_dict(record: Any) -> Intervention:
         InputError: saying which field is wrong and what it may be.
     """
     if not isinstance(record, Mapping):
-        raise InputError(f"an intervention must be a mapping with `step` and one of {_kinds()}, got {record!r}.")
+        raise InputError(f"an intervention must be a mapping with `step` and one of {_kinds()}, got {show(record)}.")
     given = dict(record)
     found = [name for name in KINDS if name in given]
     if len(found) != 1:
         raise InputError(
-            f"an intervention must have one of {_kinds()}, got {', '.join(map(str, given)) or 'nothing'}; write one "
-            "intervention for each thing that is done."
+            f"an intervention must have one of {_kinds()}, got {', '.join(map(path_part, given)) or 'nothing'}; write "
+            "one intervention for each thing that is done."
         )
     kind = found[0]
     if "step" not in given:
         raise InputError(f"an intervention must have `step`, the index of the step it acts on, got only {kind!r}.")
-    unknown = [str(name) for name in given if name not in ("step", "until", kind)]
+    unknown = [path_part(name) for name in given if name not in ("step", "until", kind)]
     if unknown:
         raise InputError(
             f"an intervention must have `step`, `until` and one of {_kinds()}, got {', '.join(unknown)}; it would be "
@@ -247,8 +253,8 @@ def _strict(made: type, record: Any, what: str, more: Mapping[str, Any] | None =
     """The dataclass with the fields of a record, which may have no others."""
     names = [f.name for f in fields(made) if f.name not in ("step", "until")]
     if not isinstance(record, Mapping):
-        raise InputError(f"{what} must be a mapping with {', '.join(names)}, got {record!r}.")
-    unknown = [str(name) for name in record if name not in names]
+        raise InputError(f"{what} must be a mapping with {', '.join(names)}, got {show(record)}.")
+    unknown = [path_part(name) for name in record if name not in names]
     needed = [
         f.name for f in fields(made) if f.name in names and f.default is MISSING and f.default_factory is MISSING
     ]
@@ -261,7 +267,7 @@ def _strict(made: type, record: Any, what: str, more: Mapping[str, Any] | None =
 
 def _items(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list | tuple):
-        raise InputError(f"`{name}` must be a list, got {value!r}; put it in one, also if there is only one.")
+        raise InputError(f"`{name}` must be a list, got {show(value)}; put it in one, also if there is only one.")
     return list(value)
 
 
@@ -271,14 +277,5 @@ def _kinds() -> str:
 
 def _check_text(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"`{name}` must be text, got {value!r}; nobody could read it; put it in quotes.")
-
-
-def _check_state(name: str, state: Any) -> None:
-    if not isinstance(state, str | Mapping):
-        raise InputError(f"`{name}` must be a profile, a mapping or a text, got {state!r}.")
-
-
-def _check_whole(name: str, value: Any, *, minimum: int, why: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise InputError(f"`{name}` must be a whole number of at least {minimum}{why}, got {value!r}.")
+        raise InputError(f"`{name}` must be text, got {show(value)}; nobody could read it; put it in quotes.")
+    check_text(value, name)

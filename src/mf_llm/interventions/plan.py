@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mf_llm.argument_checks import is_finite, is_text, is_whole
 from mf_llm.errors import InputError
+from mf_llm.events.validation import path_part, show
 from mf_llm.interventions.intervention import Intervention, intervention_from_dict
 from mf_llm.yaml_files import read_yaml
 
@@ -34,23 +35,23 @@ class Target:
     cost_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.category, str):
-            raise InputError(f"`category` of the target must be text, got {self.category!r}; put it in quotes.")
+        if not is_text(self.category):
+            raise InputError(f"`category` of the target must be text, got {show(self.category)}; put it in quotes.")
         if self.steps is not None:
             object.__setattr__(self, "steps", tuple(self.steps) if isinstance(self.steps, list | tuple) else ())
         given = self.steps if self.steps is not None else (self.step, self.step)
         if (
             (self.step is None) == (self.steps is None)
             or len(given) != 2
-            or not all(type(i) is int for i in given)
+            or not all(is_whole(i) and i >= 0 for i in given)
             or given[0] > given[1]
         ):
             raise InputError(
-                f"the target must have `step`, an index, or `steps`, the first and the last, got {self.step!r} and "
-                f"{self.steps!r}; write step: 9, or steps: [5, 9] for the mean over them."
+                f"the target must have `step`, an index, or `steps`, the first and the last, got {show(self.step)} "
+                f"and {show(self.steps)}; write step: 9, or steps: [5, 9] for the mean over them."
             )
         if self.goal not in GOALS:
-            raise InputError(f"`goal` of the target must be one of {', '.join(GOALS)}, got {self.goal!r}.")
+            raise InputError(f"`goal` of the target must be one of {', '.join(GOALS)}, got {show(self.goal)}.")
         _check_number("cost_weight", self.cost_weight)
 
     @property
@@ -91,12 +92,12 @@ class Candidate:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interventions", tuple(self.interventions))
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise InputError(f"`name` of a candidate must be text, got {self.name!r}; tables could not name it.")
+        if not is_text(self.name) or not self.name.strip():
+            raise InputError(f"`name` of a candidate must be text, got {show(self.name)}; tables could not name it.")
         if not self.interventions:
             raise InputError(f"`interventions` of candidate {self.name!r} must hold at least one, got none.")
         if not isinstance(self.placebo, bool):
-            raise InputError(f"`placebo` must be true or false, got {self.placebo!r}.")
+            raise InputError(f"`placebo` must be true or false, got {show(self.placebo)}.")
         _check_number("cost", self.cost)
 
 
@@ -171,7 +172,7 @@ def plan_from_dict(record: Any) -> InterventionPlan:
         found = [{"name": "intervention", "interventions": record["interventions"]}]
     event = record.get("event")
     if event is not None and not isinstance(event, str):
-        raise InputError(f"`event` must be the id of an event, got {event!r}; put it in quotes.")
+        raise InputError(f"`event` must be the id of an event, got {show(event)}; put it in quotes.")
     target = record.get("target")
     if target is not None:
         _check_names(target, [f.name for f in fields(Target)], "`target`")
@@ -183,7 +184,7 @@ def plan_from_dict(record: Any) -> InterventionPlan:
 
 def _candidates(found: Any) -> tuple[Candidate, ...]:
     if not isinstance(found, list | tuple):
-        raise InputError(f"`candidates` must be a list, got {found!r}.")
+        raise InputError(f"`candidates` must be a list, got {show(found)}.")
     made = []
     for number, one in enumerate(found, 1):
         name = one.get("name") if isinstance(one, Mapping) else None
@@ -191,7 +192,7 @@ def _candidates(found: Any) -> tuple[Candidate, ...]:
         try:
             _check_names(one, [f.name for f in fields(Candidate)], "a candidate")
             if not isinstance(one.get("interventions"), list | tuple):
-                raise InputError(f"`interventions` must be a list, got {one.get('interventions')!r}.")
+                raise InputError(f"`interventions` must be a list, got {show(one.get('interventions'))}.")
             own = {key: value for key, value in one.items() if value is not None and key != "interventions"}
             made.append(Candidate(**({"name": ""} | own), interventions=_interventions(one["interventions"])))
         except InputError as error:
@@ -211,8 +212,8 @@ def _interventions(found: list[Any]) -> tuple[Intervention, ...]:
 
 def _check_names(record: Any, names: Any, what: str) -> None:
     if not isinstance(record, Mapping):
-        raise InputError(f"{what} must be a mapping with {', '.join(names)}, got {record!r}.")
-    unknown = [str(name) for name in record if name not in names]
+        raise InputError(f"{what} must be a mapping with {', '.join(names)}, got {show(record)}.")
+    unknown = [path_part(name) for name in record if name not in names]
     if unknown:
         raise InputError(
             f"{what} must have only {', '.join(names)}, got {', '.join(unknown)}; it would be ignored; mend the name "
@@ -221,5 +222,5 @@ def _check_names(record: Any, names: Any, what: str) -> None:
 
 
 def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise InputError(f"`{name}` must be a number of at least 0, got {value!r}.")
+    if not is_finite(value) or value < 0:
+        raise InputError(f"`{name}` must be a number of at least 0, got {show(value)}.")

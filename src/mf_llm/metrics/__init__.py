@@ -20,6 +20,12 @@ def load_metric(**kwargs: Any) -> evaluate.Metric:
 
     Raises:
         InputError: the package ``evaluate`` is not installed.
+
+    Examples:
+        >>> people, simulated = ["deny", "support", "support", "deny"], ["support", "support", "support", "deny"]
+        >>> result = load_metric().compute(references=people, predictions=simulated)
+        >>> round(result["kl"], 3)
+        0.087
     """
     from mf_llm.errors import InputError
 

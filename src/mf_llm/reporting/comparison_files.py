@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from mf_llm.errors import InputError
+from mf_llm.errors import UNREADABLE, InputError
 from mf_llm.evaluation.method_table import ALL, EVENTS
+from mf_llm.events.validation import one_line
+from mf_llm.json_records import digest
 
 FORECASTER, UNTUNED, TUNED, REPLAY = "forecaster", "untuned", "tuned", "replays"
 OPTIONAL = ("annotators.json", "robustness.csv", "horizon.csv")
@@ -55,6 +58,7 @@ class ComparisonFiles:
                     f"nothing to report; run `mf-llm compare EVENTS --output {folder}` first."
                 )
         summary = read_file(folder / "summary.json")
+        sums = summary.pop("sha256", None) if isinstance(summary, dict) else None  # older ones have none
         keys = summary if isinstance(summary, dict) else {}
         lacking = [key for key in ("methods", "data_sets", "surveys", "overall") if key not in keys]
         if lacking:
@@ -65,7 +69,10 @@ class ComparisonFiles:
         tables = {
             name: read_file(folder / f"{name}.csv", _rows) if (folder / f"{name}.csv").is_file() else []
             for name in ("results", "methods", "pairs")
+            if not isinstance(sums, dict) or f"{name}.csv" in sums
         }
+        if sums is not None:
+            _check_sums(folder, summary, sums)
         optional = {
             name: read_file(folder / name, json.loads if name.endswith(".json") else _rows)
             for name in OPTIONAL
@@ -187,9 +194,46 @@ class ComparisonFiles:
         return next(iter(self.ranked(kind, labels)), None)
 
 
+@contextmanager
+def reporting(folder: Path) -> Iterator[None]:
+    """Says which folder holds files that were read, but not as they were written.
+
+    Their parts are many, and each is looked up where it is shown; a part that is missing or of another kind is found
+    only there.
+
+    Raises:
+        InputError: something was looked up in vain.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        if isinstance(error, OSError):
+            raise
+        raise InputError(
+            f"{folder} must hold the files of a comparison as `mf-llm compare` wrote them, but the report found "
+            f"{type(error).__name__} ({one_line(error)}) in them; nothing was written; compare again into another "
+            "folder."
+        ) from error
+
+
 def _bounds(row: Row, name: str) -> dict[str, float | None]:
     keys = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
     return {key: float(row[column]) if row[column] else None for key, column in keys.items()}
+
+
+def _check_sums(folder: Path, summary: Mapping[str, Any], sums: Any) -> None:
+    """Refuses files that were changed since they were written, or are of another comparison."""
+    for name in ("summary.json", *(sums if isinstance(sums, dict) else ())):
+        content = summary if name == "summary.json" else None
+        if content is None and (folder / name).is_file():
+            content = (folder / name).read_bytes()
+        if not isinstance(sums, dict) or content is None or sums.get(name) != digest(content):
+            raise InputError(
+                f"{folder / name} must be as `mf-llm compare` wrote it, but it was changed since, or is of another "
+                "comparison; the report would be wrong; compare again."
+            )
 
 
 def _rows(text: str) -> list[Row]:
@@ -204,7 +248,7 @@ def read_file(path: Path, parse: Callable[[str], Any] = json.loads) -> Any:
     """
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+    except (*UNREADABLE, csv.Error) as error:
         raise InputError(
             f"{path} must be a file that `mf-llm compare` or another command wrote, but it cannot be read ({error}); "
             "the report would be wrong; make it again, or take it away."

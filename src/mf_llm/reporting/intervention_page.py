@@ -16,7 +16,6 @@ from mf_llm.interventions.ranking import Ranked, Ranking
 from mf_llm.interventions.recommendation import moving_placebos, recommendation
 from mf_llm.reporting.blocks import NONE, Block, Section, Table, Text, counted, listed, shortened
 from mf_llm.reporting.branch_samples import branch_samples_section
-from mf_llm.reporting.comparison_files import ComparisonFiles
 from mf_llm.reporting.effect_sections import (
     bounds_of,
     effect_on,
@@ -28,7 +27,7 @@ from mf_llm.reporting.effect_sections import (
 from mf_llm.reporting.findings import Finding
 from mf_llm.reporting.intervention_words import done_section
 from mf_llm.reporting.page import TEMPLATE, environment
-from mf_llm.reporting.trust_section import judged, trust_section
+from mf_llm.reporting.trust_section import read_trust, trust_section
 from mf_llm.simulation.rollout import Rollout
 
 _NOT_MEASURED = "Effects are differences between simulations, not measured on people."
@@ -67,7 +66,7 @@ def write_intervention_report(
         raise InputError(
             "`parents` and `effects` must hold at least one rollout, got none; there is nothing to report."
         )
-    trust = judged(parents[0], None if comparison is None else ComparisonFiles.load(comparison))
+    trust = read_trust(parents[0], comparison)
     figures = {one.name: one for one in effect_figures(effects, plan, ranking)}
     sections = [
         *([ranking_section(ranking, len(parents), figures["ranking"])] if ranking is not None else []),

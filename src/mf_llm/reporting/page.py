@@ -10,7 +10,7 @@ from mf_llm.atomic_files import write_bytes
 from mf_llm.errors import InputError
 from mf_llm.events import Event
 from mf_llm.reporting.blocks import Section, listed
-from mf_llm.reporting.comparison_files import ComparisonFiles
+from mf_llm.reporting.comparison_files import ComparisonFiles, reporting
 from mf_llm.reporting.findings import compared, findings
 from mf_llm.reporting.real_events import RealEvents
 from mf_llm.reporting.record_sections import optional_sections, record_section
@@ -50,9 +50,10 @@ def write_report(
     """
     folder = Path(folder)
     files = ComparisonFiles.load(folder)
-    real = None if event_sets is None else RealEvents(event_sets, files)
-    found = RolloutFiles(folder / "rollouts" if rollouts is None else Path(rollouts), files)
-    page = render(files, found, real, max_events=max_events, texts=texts)
+    with reporting(folder):
+        real = None if event_sets is None else RealEvents(event_sets, files)
+        found = RolloutFiles(folder / "rollouts" if rollouts is None else Path(rollouts), files)
+        page = render(files, found, real, max_events=max_events, texts=texts)
     path = folder / "report.html" if output is None else Path(output)
     # A lone half of a character pair, which JSON can hold and a file cannot, becomes a question mark.
     write_bytes(path, page.encode("utf-8", "replace"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mf_llm.interventions.effects import Effects
 from mf_llm.interventions.plan import InterventionPlan
@@ -19,7 +20,7 @@ from mf_llm.reporting.blocks import (
     score_cell,
     with_bounds,
 )
-from mf_llm.reporting.comparison_files import FORECASTER, ComparisonFiles
+from mf_llm.reporting.comparison_files import FORECASTER, ComparisonFiles, reporting
 from mf_llm.simulation.rollout import FAILED, Rollout
 from mf_llm.simulation.simulation_config import SimulationConfig
 
@@ -51,6 +52,19 @@ class Trust:
 
     sentence: str
     blocks: Sequence[Block]
+
+
+def read_trust(parent: Rollout, comparison: str | Path | None) -> Trust:
+    """What the files of a comparison say; see `judged`.
+
+    Raises:
+        InputError: the folder holds no comparison, or one that cannot be read.
+    """
+    if comparison is None:
+        return judged(parent, None)
+    files = ComparisonFiles.load(comparison)
+    with reporting(files.folder):
+        return judged(parent, files)
 
 
 def judged(parent: Rollout, files: ComparisonFiles | None) -> Trust:

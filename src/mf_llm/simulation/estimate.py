@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Self
 
 from mf_llm.atomic_files import write_json
 from mf_llm.events import Event
@@ -22,12 +23,12 @@ _INSTRUCTION_TOKENS, _SIGNAL_TOKENS, _POLICY_TOKENS, _MEAN_FIELD_TOKENS = 150, 9
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Steps, people and tokens of some simulations.
+class Work:
+    """What some simulations are made of; two of a kind add up.
 
     Attributes:
         events, steps, people: counts (people: those who are simulated).
-        prompt_tokens: tokens to encode, shared prefixes counted once.
+        prompt_tokens: tokens to encode.
         new_tokens: tokens to generate, at most.
     """
 
@@ -37,14 +38,18 @@ class Estimate:
     prompt_tokens: int = 0
     new_tokens: int = 0
 
-    def __add__(self, other: Estimate) -> Estimate:
-        return Estimate(
-            self.events + other.events,
-            self.steps + other.steps,
-            self.people + other.people,
-            self.prompt_tokens + other.prompt_tokens,
-            self.new_tokens + other.new_tokens,
-        )
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+
+    def counted(self, n_seeds: int) -> str:
+        """Rollouts, steps and people in words."""
+        seeds = f" ({n_seeds} seeds)" if n_seeds > 1 else ""
+        return f"{self.events} rollouts{seeds}, {self.steps} steps, {self.people:,} people to simulate"
+
+
+@dataclass(frozen=True)
+class Estimate(Work):
+    """Work of a model in this process: ``prompt_tokens`` counts shared prefixes once."""
 
     @classmethod
     def total(cls, parts: Sequence[Estimate]) -> Estimate:
@@ -72,11 +77,9 @@ class Estimate:
         """One line for the terminal."""
         seconds = self.cost / (speed or DEFAULT_SPEED)
         basis = "as measured here before" if speed else "a first guess for two cores"
-        rollouts = f"{self.events} rollouts" + (f" ({n_seeds} seeds)" if n_seeds > 1 else "")
         return (
-            f"{rollouts}, {self.steps} steps, {self.people:,} people to simulate with {model}: about "
-            f"{self.prompt_tokens:,} tokens to encode and at most {self.new_tokens:,} to generate; "
-            f"at most about {duration(seconds)} ({basis})."
+            f"{self.counted(n_seeds)} with {model}: about {self.prompt_tokens:,} tokens to encode and at most "
+            f"{self.new_tokens:,} to generate; at most about {duration(seconds)} ({basis})."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -122,6 +121,11 @@ class EventRun:
             return
         self.journal = Journal(self.folder, header, resume=resume)
         done = self.journal.finished
+        if len(done) > len(self.waiting):
+            raise InputError(
+                f"{self.journal.path} must hold at most {len(self.waiting)} steps, got {len(done)}; the run cannot be "
+                "resumed; move the folder away and start anew."
+            )
         for finished in self.past[len(done) :]:
             self.journal.append(finished)
         self._replay([*done, *self.past[len(done) :]])
@@ -263,8 +267,7 @@ def _carry(event: Event, config: SimulationConfig, plan: Plan) -> np.ndarray | N
     options = plan.answer.options
     prior = np.full(len(options), 1.0 / len(options))
     if config.anchor_prior is not None:
-        positive = all(not isinstance(v, str) and 0 < v < math.inf for v in config.anchor_prior.values())
-        if set(config.anchor_prior) != set(options) or not positive:
+        if set(config.anchor_prior) != set(options):
             raise InputError(
                 f"`anchor_prior` must give a positive share to each of {list(options)}, got "
                 f"{dict(config.anchor_prior)}; the anchor is not defined."

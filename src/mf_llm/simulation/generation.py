@@ -21,6 +21,8 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
+from mf_llm.models.cache_argument import cache_argument, returned_cache
+from mf_llm.simulation.memory_limits import in_halves
 from mf_llm.simulation.readout import SharedPrefix
 from mf_llm.simulation.row_batches import first_cache, row_batches
 from mf_llm.simulation.sampling import KeyedGumbel, TopP
@@ -109,14 +111,16 @@ def generate_keyed(
         end_ids: tokens that end an answer; those of `generation_config` do too.
         max_new_tokens: bound of an answer.
         line_break_ids: tokens with a line break; if given, an answer also ends at the first of them behind some text.
-        batch_tokens: bound of rows times row length; a prefix counts once where its rows share it.
+        batch_tokens: bound of rows times row length; a prefix counts once where its rows share it. A batch that does
+            not fit into memory is halved.
     """
     end_ids = answer_ends(end_ids, generation_config)
     alike = prefix is None or isinstance(prefix, SharedPrefix)
     prefixes: list[SharedPrefix | None] = [prefix] * len(segments) if alike else list(prefix)
     answers: list[Generated | None] = [None] * len(segments)
-    for batch in row_batches(backbone, prefixes, segments, max_new_tokens, batch_tokens):
-        generated = _generate_batch(
+
+    def generate(batch: Sequence[int]) -> list[Generated]:
+        return _generate_batch(
             backbone,
             [prefixes[i] for i in batch],
             [segments[i] for i in batch],
@@ -126,6 +130,10 @@ def generate_keyed(
             max_new_tokens,
             line_break_ids,
         )
+
+    for batch, generated in in_halves(
+        row_batches(backbone, prefixes, segments, max_new_tokens, batch_tokens), generate
+    ):
         for i, answer in zip(batch, generated, strict=True):
             answers[i] = answer
     return [answer for answer in answers if answer is not None]
@@ -213,7 +221,7 @@ def _write(
         output = backbone.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=cache,
+            **cache_argument(backbone, cache),
             logits_processor=LogitsProcessorList([guard, *processors]),
             stopping_criteria=first_line,
             generation_config=greedy,
@@ -229,7 +237,7 @@ def _write(
         written += new.shape[1]
         if not going or written >= max_new_tokens:
             return answers, failed_at
-        ids, mask, cache = output.sequences, torch.cat([mask, torch.ones_like(new)], dim=1), output.past_key_values
+        ids, mask, cache = output.sequences, torch.cat([mask, torch.ones_like(new)], dim=1), returned_cache(output)
         if len(going) < len(rows):
             chosen = torch.tensor(going, device=ids.device)
             ids, mask, rows = ids[chosen], mask[chosen], [rows[i] for i in going]

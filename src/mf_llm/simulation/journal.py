@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
+from mf_llm.argument_checks import check_types
 from mf_llm.atomic_files import plain, writing
-from mf_llm.errors import InputError
-from mf_llm.simulation.rollout import ActionRow, StepRow
+from mf_llm.errors import UNREADABLE, InputError
+from mf_llm.events.validation import one_line
+from mf_llm.json_records import digest
+from mf_llm.simulation.rollout import JOURNAL, ActionRow, StepRow
+from mf_llm.simulation.rollout_validation import check_action, check_step
 from mf_llm.simulation.simulation_config import SimulationConfig
-
-JOURNAL = "journal.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +88,14 @@ class Journal:
 
     def append(self, finished: FinishedStep) -> None:
         """Writes one finished step and waits until it is on the disk."""
-        self._append(
-            {
-                "step": asdict(finished.step),
-                "actions": [list(asdict(row).values()) for row in finished.actions],
-                "signal": finished.signal,
-                "signal_failure": finished.signal_failure,
-                "seconds": round(finished.seconds, 3),
-            }
-        )
+        record = {
+            "step": asdict(finished.step),
+            "actions": [list(asdict(row).values()) for row in finished.actions],
+            "signal": finished.signal,
+            "signal_failure": finished.signal_failure,
+            "seconds": round(finished.seconds, 3),
+        }
+        self._append(record | {"sha256": digest(record)})
 
     def close(self, *, remove: bool = False) -> None:
         """Closes the file; removes it once the rollout itself is saved."""
@@ -138,13 +139,13 @@ class Journal:
                     if number == 0:
                         check_same_run(self._header, record, self.folder)
                     else:
-                        self.finished.append(_finished(record))
-                except InputError:
-                    raise
-                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                        self.finished.append(_finished(record, number - 1, self._header.get("categories", ())))
+                except (InputError, *UNREADABLE) as error:
+                    if number == 0 and isinstance(error, InputError):
+                        raise
                     raise InputError(
-                        f"{self.path}, line {number + 1}: is not a line of a journal ({error}); the run cannot be "
-                        "resumed; move the folder away and start anew."
+                        f"{self.path}, line {number + 1}: is not a line of a journal ({one_line(error)}); the run "
+                        "cannot be resumed; move the folder away and start anew."
                     ) from error
                 length += len(line)
         return length
@@ -201,14 +202,23 @@ def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str
     return None
 
 
-def _finished(record: Mapping[str, Any]) -> FinishedStep:
-    return FinishedStep(
+def _finished(record: dict[str, Any], number: int, categories: Sequence[str]) -> FinishedStep:
+    if record.pop("sha256", None) not in (None, digest(record)):  # older lines have none
+        raise ValueError("it was changed after it was written")
+    finished = FinishedStep(
         step=StepRow(**_tuples(record["step"])),
         actions=tuple(map(_action, record["actions"])),
         signal=record["signal"],
         signal_failure=record["signal_failure"],
         seconds=record["seconds"],
     )
+    check_types(finished)
+    check_step(finished.step, len(categories))
+    for row in finished.actions:
+        check_action(row, categories)
+    if {finished.step.step, *(row.step for row in finished.actions)} != {number}:
+        raise ValueError(f"it must be step {number}, got another")
+    return finished
 
 
 def _action(values: Sequence[Any]) -> ActionRow:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mf_llm.argument_checks import check_whole
 from mf_llm.atomic_files import write_table
 from mf_llm.errors import InputError
 from mf_llm.events import Event
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 PEOPLE_COLUMN, TEXT_COLUMN = "people", "state"
 _TEXTS = b"mf_llm.text_states"
 
+_MOST_PEOPLE = 1e18  # counts are whole numbers of 64 bits
+
 
 @dataclass(frozen=True)
 class Population:
@@ -39,10 +42,17 @@ class Population:
 
     Attributes:
         states: S profiles, no two of which read the same in a prompt.
-        weights: S numbers of people (not whole where rows carried survey weights), each more than 0.
+        weights: S numbers of people (not whole where rows carried survey weights), each more than 0, together at most
+            1e18.
 
     Raises:
-        InputError: if there is nobody, a state comes twice, or a weight is no positive number.
+        InputError: if there is nobody, a state comes twice, a weight is no positive number, or they are too many.
+
+    Examples:
+        >>> people = [{"age": 46, "n": 3}, {"age": 46, "n": 1}, {"age": 20, "n": 1}]
+        >>> population = Population.from_records(people, weight="n")
+        >>> len(population), population.n_people, population.shares.tolist()
+        (2, 5, [0.2, 0.8])
     """
 
     states: tuple[State, ...]
@@ -59,6 +69,11 @@ class Population:
         for weight in self.weights:
             if not is_number(weight) or not 0 < weight < math.inf:
                 raise InputError(f"`weights` must be positive numbers, got {show(weight)}; people cannot be counted.")
+        if sum(self.weights) > _MOST_PEOPLE:
+            raise InputError(
+                f"`weights` must sum to at most {_MOST_PEOPLE:g}, got {sum(self.weights):g}; people could not be "
+                "counted one by one; give numbers of people."
+            )
         if len({_rendered(state) for state in self.states}) < len(self.states):
             raise InputError(
                 "`states` must differ in what prompts show of them, got some that read the same; they would be asked "
@@ -202,8 +217,7 @@ class Population:
         Raises:
             InputError: if `n_people` is no whole number of at least 1.
         """
-        if isinstance(n_people, bool) or not isinstance(n_people, int) or n_people < 1:
-            raise InputError(f"`n_people` must be a whole number of at least 1, got {n_people!r}.")
+        check_whole("n_people", n_people)
         return Population(self.states, tuple(float(weight) for weight in self.shares * n_people))
 
     def to_table(self) -> pa.Table:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mf_llm.argument_checks import is_finite
 from mf_llm.errors import InputError
 from mf_llm.events.validation import show
 from mf_llm.events.values import is_number
@@ -130,11 +131,11 @@ def _field_bins(field: str, declared: Any) -> FieldBins | None:
         (-math.inf if place == 0 else math.inf) if edge is None and place in (0, len(declared) - 1) else edge
         for place, edge in enumerate(declared)
     ]
-    numbers = all(is_number(edge) and not math.isnan(edge) for edge in edges)
+    numbers = all(is_finite(edge) or edge in (-math.inf, math.inf) for edge in edges)
     if len(edges) < 2 or not numbers or any(a >= b for a, b in pairwise(edges)):
         raise InputError(
             f"`bins[{field!r}]` must be at least two numbers in increasing order (null at either end leaves it open), "
-            f"got {list(declared)}; no value would have one bin."
+            f"got {show(list(declared))}; no value would have one bin."
         )
     names = tuple(_name(a, b) for a, b in pairwise(edges))
     return FieldBins(edges=tuple(map(float, edges)), names=names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mf_llm.argument_checks import check_whole
 from mf_llm.errors import InputError
 from mf_llm.events import Event, Turn
 from mf_llm.simulation.population import Population
@@ -32,8 +33,7 @@ def plan_population(
         InputError: if the warm-up cannot be planned, there are no options to count, or `config` asks for people other
             than those of the population.
     """
-    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
-        raise InputError(f"`n_steps` must be a whole number of at least 1, got {n_steps!r}.")
+    check_whole("n_steps", n_steps)
     if not isinstance(population, Population):
         raise InputError(
             f"`population` must be a Population, got {type(population).__name__}; nobody can act; make one with "

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mf_llm.argument_checks import check_whole
+from mf_llm.errors import InputError
+from mf_llm.models.cache_argument import cache_argument
+from mf_llm.simulation.memory_limits import enough_memory, in_halves
 from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
 
 if TYPE_CHECKING:
@@ -67,7 +71,8 @@ def encode_prefix(backbone: PreTrainedModel, ids: Sequence[int], after: SharedPr
     cache = DynamicCache(config=backbone.config) if after is None else after.expanded(1)
     # Nobody reads the prefix's logits, and over a large vocabulary those of one token cost as much as the rest.
     none = torch.empty(0, dtype=torch.long, device=backbone.device)
-    backbone(input_ids=_row(backbone, ids), past_key_values=cache, use_cache=True, logits_to_keep=none)
+    with enough_memory():
+        backbone(input_ids=_row(backbone, ids), **cache_argument(backbone, cache), use_cache=True, logits_to_keep=none)
     return SharedPrefix((*(after.ids if after is not None else ()), *ids), cache)
 
 
@@ -93,7 +98,8 @@ def option_log_likelihoods(
         prefix: the shared part (P tokens).
         segments: N token lists, one per person.
         options: K token lists, each of at least one token.
-        batch_tokens: bound of rows times row length, with the prefix where each row holds a copy of it.
+        batch_tokens: bound of rows times row length, with the prefix where each row holds a copy of it. A batch that
+            does not fit into memory is halved.
         advance: told after each batch how many people it settled.
 
     Returns:
@@ -107,8 +113,8 @@ def option_log_likelihoods(
     scores = np.empty((len(unique), len(options)))
     overhead = sum(map(len, options)) + (0 if read is _by_tree and can_share(backbone) else len(prefix.ids))
     most = max(1, _LOGITS_AT_ONCE // (backbone.config.get_text_config().vocab_size * (1 + sum(map(len, options)))))
-    for batch in _batches(unique, overhead, batch_tokens, most, read is _by_copies):
-        values = read(backbone, prefix, batch, options)
+    batches = _batches(unique, overhead, batch_tokens, most, read is _by_copies)
+    for batch, values in in_halves(batches, lambda batch: read(backbone, prefix, list(batch), options)):
         for segment, value in zip(batch, values.double().cpu().numpy(), strict=True):
             scores[distinct[segment]] = value
         if advance is not None:
@@ -118,9 +124,15 @@ def option_log_likelihoods(
 
 
 def normalise(log_likelihoods: np.ndarray) -> np.ndarray:
-    """``pi(k | .)`` over the options: softmax of ``[N, K]`` log-likelihoods, in float64."""
-    shifted = np.exp(log_likelihoods - log_likelihoods.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    """``pi(k | .)`` over the options: softmax of ``[N, K]`` log-likelihoods, in float64.
+
+    The likeliest option has a share however small all likelihoods are; next to it, what is below about ``exp(-745)``
+    is exactly 0. A row with a likelihood that is NaN, or without any option that is possible at all, is NaN: no
+    readout, never a uniform one.
+    """
+    with np.errstate(invalid="ignore"):
+        shifted = np.exp(log_likelihoods - log_likelihoods.max(axis=1, keepdims=True))
+        return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def anchored_probabilities(carry: np.ndarray, tuned: np.ndarray, base: np.ndarray, clip: float = 2.0) -> np.ndarray:
@@ -132,10 +144,12 @@ def anchored_probabilities(carry: np.ndarray, tuned: np.ndarray, base: np.ndarra
         clip: bound of `f`, the centred difference.
 
     Returns:
-        ``[N, K]`` probabilities.
+        ``[N, K]`` probabilities; NaN in a row in which one of the models gives an option no likelihood.
     """
-    f = tuned - base
-    f = np.clip(f - f.mean(axis=1, keepdims=True), -clip, clip)
+    with np.errstate(invalid="ignore"):
+        f = tuned - base
+        f = np.clip(f - f.mean(axis=1, keepdims=True), -clip, clip)
+        f[~np.isfinite(tuned + base).all(axis=1)] = np.nan
     p = carry[None, :] * np.exp(f)
     return p / p.sum(axis=1, keepdims=True)
 
@@ -158,21 +172,33 @@ def choice_distribution(
         model: an `MFLLMForSimulation`.
         processor: its `MFLLMProcessor`.
         topic: what people react to.
-        states: N profiles.
-        options: K options.
+        states: N profiles; nobody gives an empty array.
+        options: K different options; one alone has probability 1.
         signal: what people have done so far, or None.
         dimension: what the options are called ("stance").
         orders: number of orders the options are listed in.
         batch_tokens: see `option_log_likelihoods`.
 
     Returns:
-        ``[N, K]`` probabilities in the order of `options`.
+        ``[N, K]`` probabilities in the order of `options`; NaN in a row for which the model gives no distribution.
+
+    Raises:
+        InputError: there is no option, one is blank or comes twice, or they do not fit into the prompt.
     """
     from mf_llm.models.prompts import AnswerFormat
 
+    check_whole("orders", orders)
+    texts = [" ".join(option.split()) for option in options]
+    if not texts or not all(texts) or len(set(texts)) < len(texts):
+        raise InputError(
+            f"`options` must be different texts, at least one, got {list(options)!r}; their shares would mean "
+            "nothing; give each option once, in words."
+        )
     answer = AnswerFormat(kind="choice", dimension=dimension, options=tuple(options))
     segments = [processor.person_segment(state, answer) for state in states]
     total = np.zeros((len(segments), len(options)))
+    if not segments:
+        return total
     listed = option_orders(list(range(len(options))), orders)
     for order in listed:
         prefix = encode_prefix(model.backbone("policy"), processor.policy_prefix(topic, signal, answer, order=order))
@@ -260,7 +286,7 @@ def _by_tree(
             input_ids=ids.to(device),
             attention_mask=mask[:, None].to(device),
             position_ids=positions.to(device),
-            past_key_values=cache,
+            **cache_argument(backbone, cache),
             use_cache=True,
             logits_to_keep=len(flat) + 1,
         ).logits
@@ -284,7 +310,7 @@ def _by_copies(
     positions = torch.arange(p, p + length, device=device)[None, :].expand(rows, -1)
     ids = torch.tensor(batch, device=device)
     logits = backbone(
-        input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        input_ids=ids, position_ids=positions, **cache_argument(backbone, cache), use_cache=True, logits_to_keep=1
     ).logits
     first = torch.log_softmax(logits[:, -1].float(), dim=-1)
     scores = first[:, [option[0] for option in options]]
@@ -293,7 +319,9 @@ def _by_copies(
             continue
         tail = torch.tensor(option[:-1], device=device)[None, :].expand(rows, -1)
         places = torch.arange(p + length, p + length + len(option) - 1, device=device)[None, :].expand(rows, -1)
-        output = backbone(input_ids=tail, position_ids=places, past_key_values=copy.deepcopy(cache), use_cache=True)
+        output = backbone(
+            input_ids=tail, position_ids=places, **cache_argument(backbone, copy.deepcopy(cache)), use_cache=True
+        )
         log_p = torch.log_softmax(output.logits.float(), dim=-1)
         following = torch.tensor(option[1:], device=device)[None, :, None].expand(rows, -1, 1)
         scores[:, k] += log_p.gather(2, following).squeeze(2).sum(dim=1)

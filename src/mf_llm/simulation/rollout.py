@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mf_llm.atomic_files import write_json, write_table
-from mf_llm.errors import InputError
+from mf_llm.errors import UNREADABLE, InputError
+from mf_llm.events.validation import one_line, show
+from mf_llm.json_records import digest
+from mf_llm.simulation.rollout_validation import check_rollout
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ROLLOUT_SCHEMA_VERSION = 1
+JOURNAL = "journal.jsonl"
 REAL, SIMULATED, INTERVENTION, FAILED = "real", "simulated", "intervention", "failed"
 
 
@@ -141,12 +146,15 @@ class Rollout:
     def save(self, folder: str | Path) -> Path:
         """Writes ``actions.parquet``, ``steps.parquet`` and ``rollout.json`` (last, so that it marks a whole rollout).
 
-        Each file is written beside its place and moved there: a crash never leaves half a file.
+        Each file is written beside its place and moved there: a crash never leaves half a file. The last one holds the
+        checksums of all three, so that one that was changed, or comes from another rollout, is not taken for it.
         """
-        folder = Path(folder)
-        write_table(folder / "actions.parquet", self.actions_table())
-        write_table(folder / "steps.parquet", self.steps_table())
-        write_json(folder / "rollout.json", self.metadata())
+        folder, sums = Path(folder), {}
+        for name, table in (("actions.parquet", self.actions_table()), ("steps.parquet", self.steps_table())):
+            write_table(folder / name, table)
+            sums[name] = digest((folder / name).read_bytes())
+        record = self.metadata()
+        write_json(folder / "rollout.json", record | {"sha256": sums | {"rollout.json": digest(record)}})
         return folder
 
     @classmethod
@@ -154,7 +162,8 @@ class Rollout:
         """Reads what `save` wrote.
 
         Raises:
-            InputError: if a file is missing, cannot be read or was written by an unknown version.
+            InputError: if a file is missing, cannot be read, was changed, holds what no simulation makes, or was
+                written by an unknown version.
         """
         folder = Path(folder)
         for name in ("rollout.json", "actions.parquet", "steps.parquet"):
@@ -165,12 +174,10 @@ class Rollout:
                 )
         try:
             return cls._read(folder)
-        except InputError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        except (InputError, *UNREADABLE) as error:
             raise InputError(
                 f"{folder} must hold a rollout written by Rollout.save, but its files cannot be read "
-                f"({str(error).splitlines()[0] if str(error) else error!r}); simulate again into another folder."
+                f"({one_line(error) or repr(error)}); simulate again into another folder."
             ) from error
 
     @classmethod
@@ -178,25 +185,50 @@ class Rollout:
         import pyarrow.parquet as pq
 
         record = json.loads((folder / "rollout.json").read_text(encoding="utf-8"))
-        if record.pop("schema_version", None) != ROLLOUT_SCHEMA_VERSION:
+        tables = {name: (folder / name).read_bytes() for name in ("actions.parquet", "steps.parquet")}
+        sums = record.pop("sha256", None)  # older rollouts have none
+        if record.get("schema_version") != ROLLOUT_SCHEMA_VERSION:
             raise InputError(
-                f"{folder / 'rollout.json'} must have schema_version {ROLLOUT_SCHEMA_VERSION}; it was written by "
-                "another version of mf_llm; simulate again or install that version."
+                f"rollout.json must have schema_version {ROLLOUT_SCHEMA_VERSION}, got "
+                f"{show(record.get('schema_version'))}; it was written by another version of mf_llm"
             )
-        record.pop("n_failed", None)
-        record["categories"] = tuple(record["categories"])
-        return cls(
-            **record,
-            actions=_rows(pq.read_table(folder / "actions.parquet"), ActionRow),
-            steps=_rows(pq.read_table(folder / "steps.parquet"), StepRow),
-        )
+        if sums is not None:
+            found = {name: digest(content) for name, content in tables.items()} | {"rollout.json": digest(record)}
+            changed = [name for name in found if found[name] != sums.get(name)]
+            if changed:
+                raise InputError(f"{changed[0]} was changed after it was written, or is of another rollout")
+        del record["schema_version"]
+        n_failed, categories = record.pop("n_failed", None), record["categories"]
+        record["categories"] = tuple(categories) if isinstance(categories, list) else categories
+        rollout = cls(**record)
+        for name, content, rows, kind in zip(
+            tables, tables.values(), (rollout.actions, rollout.steps), (ActionRow, StepRow), strict=True
+        ):
+            table = pq.read_table(BytesIO(content))
+            _check_origin(rollout, name, table)
+            rows += _rows(table, kind)
+        check_rollout(rollout)
+        if n_failed not in (None, rollout.n_failed):
+            raise InputError(f"rollout.json: `n_failed` must be {rollout.n_failed}, got {show(n_failed)}")
+        return rollout
 
 
 def load_rollouts(run_dir: str | Path) -> list[Rollout]:
     """All finished rollouts of a run folder (or the one in it), in the order of their folder names.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or one has lost a file.
+
+    Examples:
+        >>> from mf_llm import MFLLMForSimulation, MFLLMProcessor, SimulationConfig, load_events, simulate
+        >>> from mf_llm.models import tiny_backbone, tiny_tokenizer  # random weights: replies mean nothing
+        >>> model = MFLLMForSimulation.from_backbones(tiny_backbone("qwen2"))
+        >>> processor = MFLLMProcessor(tiny_tokenizer("qwen2"))
+        >>> [event] = load_events("bridge-closure")
+        >>> config = SimulationConfig(signal="statistics", action="choice", max_actions=64)
+        >>> rollouts = simulate(model, processor, event, config, seeds=[1, 2], output="runs/tiny", progress=False)
+        >>> [rollout.seed for rollout in load_rollouts("runs/tiny")]
+        [1, 2]
     """
     run_dir = Path(run_dir)
     if (run_dir / "rollout.json").is_file():
@@ -207,6 +239,13 @@ def load_rollouts(run_dir: str | Path) -> list[Rollout]:
             f"`run_dir` must be a folder with finished rollouts, got {run_dir}; there is nothing to read; run "
             "`mf-llm simulate ... --output DIR` first, or finish it with --resume."
         )
+    for folder in sorted(path.parent for path in run_dir.glob("rollouts/*/actions.parquet")):
+        # One that is not finished still has its journal.
+        if folder not in folders and not (folder / JOURNAL).exists():
+            raise InputError(
+                f"{folder} must hold a whole rollout, but its rollout.json is missing; the run would be judged "
+                "without it; put the file back, or make the rollout again with --resume."
+            )
     return [Rollout.load(folder) for folder in folders]
 
 
@@ -231,6 +270,14 @@ def _table(rollout: Rollout, rows: list[Any], row_class: type) -> pa.Table:
 
     head = {"data_set": rollout.data_set, "event_id": rollout.event_id, "seed": rollout.seed}
     return pa.Table.from_pylist([head | asdict(row) for row in rows], schema=_schema(row_class))
+
+
+def _check_origin(rollout: Rollout, name: str, table: pa.Table) -> None:
+    """Refuses a table of another rollout."""
+    for column in ("event_id", "seed", "data_set"):
+        values, wanted = table.column(column).unique().to_pylist(), getattr(rollout, column)
+        if values not in ([], [wanted]):
+            raise InputError(f"{name}: `{column}` must be {show(wanted)} as in rollout.json, got {show(values[-1])}")
 
 
 def _rows(table: pa.Table, row_class: type) -> list[Any]:

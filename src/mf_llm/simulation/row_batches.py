@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mf_llm.models.cache_argument import cache_argument
 from mf_llm.simulation.readout import SharedPrefix, outgrows_window
 from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
 
@@ -98,7 +99,7 @@ def _encoded(backbone: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -
         input_ids=ids[:, :-1],
         attention_mask=mask[:, :-1],
         position_ids=positions,
-        past_key_values=cache,
+        **cache_argument(backbone, cache),
         use_cache=True,
         logits_to_keep=none,
     )

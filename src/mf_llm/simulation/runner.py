@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from mf_llm.argument_checks import check_whole
 from mf_llm.errors import InputError
 from mf_llm.events import Event
 from mf_llm.interventions.intervention import Intervention
@@ -97,9 +98,21 @@ def simulate(
 
     Raises:
         InputError: if an event cannot be simulated like this, or `output` holds something else.
+
+    Examples:
+        >>> from mf_llm import MFLLMForSimulation, MFLLMProcessor, SimulationConfig, load_events
+        >>> from mf_llm.models import tiny_backbone, tiny_tokenizer  # random weights: replies mean nothing
+        >>> model = MFLLMForSimulation.from_backbones(tiny_backbone("qwen2"))
+        >>> processor = MFLLMProcessor(tiny_tokenizer("qwen2"))
+        >>> [event] = load_events("bridge-closure")
+        >>> config = SimulationConfig(signal="statistics", action="choice", max_actions=64)
+        >>> rollout = simulate(model, processor, event, config, progress=False)
+        >>> len(rollout.simulated()), rollout.n_failed
+        (16, 0)
+        >>> [len(shares) for shares in rollout.trajectory()]  # three steps of the warm-up, one that is simulated
+        [4, 4, 4, 4]
     """
-    if isinstance(events_together, bool) or not isinstance(events_together, int) or events_together < 1:
-        raise InputError(f"`events_together` must be a whole number of at least 1, got {events_together!r}.")
+    check_whole("events_together", events_together)
     events = [event] if isinstance(event, Event) else list(event)
     if output is not None:
         check_distinct_ids(events)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mf_llm.models.cache_argument import cache_argument
 from mf_llm.simulation.generation import Generated
 from mf_llm.simulation.readout import outgrows_window
 from mf_llm.simulation.sampling import noisy_scores, signed_64
@@ -105,7 +106,7 @@ def _draw_group(
         input_ids=ids,
         attention_mask=mask,
         position_ids=_positions(mask),
-        past_key_values=cache,
+        **cache_argument(backbone, cache),
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]
@@ -184,7 +185,7 @@ def _draw_rows(
             input_ids=tokens[:, None],
             attention_mask=mask,
             position_ids=_positions(mask)[:, -1:],
-            past_key_values=cache,
+            **cache_argument(backbone, cache),
             use_cache=True,
         ).logits[:, -1]
     return [settled.get(row) or Generated(tuple(answer)) for row, answer in enumerate(answers)]

@@ -39,7 +39,8 @@ class Shares:
 def count_shares(rows: Sequence[ActionRow], categories: Sequence[str]) -> Shares:
     """Shares of the categories among `rows`: probabilities where a row has them, its counts or label otherwise.
 
-    Failed rows are left out. A row of a population counts as the people it stands for.
+    Failed rows are left out. A row of a population counts as the people it stands for. Where nobody weighs anything
+    there are no shares (`Shares.normalised` is None).
     """
     total = np.zeros(len(categories))
     counted = 0

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mf_llm.argument_checks import check_types, check_whole
 from mf_llm.errors import InputError
+from mf_llm.events.validation import show
 
 SIGNALS = ("text", "statistics", "both", "none", "recent", "popular")
 READOUTS = ("sampled", "exact")
 ACTIONS = ("auto", "text", "choice", "label_text")
 STEPS = ("auto", "count", "time", "wave")
 PEOPLE = ("actual", "resampled")
+_SHORTEST_STEP = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,10 @@ class SimulationConfig:
         max_prompt_tokens, max_state_tokens, max_action_tokens: see `PromptLimits`.
         batch_tokens: tokens per batch (cached prefix included). Changes speed and memory, not results, except for
             rounding: in float32 it is far below what changes a draw; in bfloat16 draws may differ.
+
+    Examples:
+        >>> SimulationConfig(readout="sampled", seed=3).changes()
+        {'readout': 'sampled', 'seed': 3}
     """
 
     signal: str = "text"
@@ -100,17 +106,19 @@ class SimulationConfig:
         allowed_words = {"signal": SIGNALS, "readout": READOUTS, "action": ACTIONS, "steps": STEPS, "people": PEOPLE}
         for name, allowed in allowed_words.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+                raise InputError(f"`{name}` must be one of {', '.join(allowed)}, got {show(getattr(self, name))}.")
         whole = ("agents_per_step", "option_orders", "listed_actions", "max_prompt_tokens", "max_state_tokens")
         for name in (*whole, "max_action_tokens", "batch_tokens"):
-            _check_whole(name, getattr(self, name), minimum=1)
+            check_whole(name, getattr(self, name), minimum=1)
         for name in ("max_actions", "max_people_per_step", "max_new_tokens", "signal_max_tokens"):
             if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), minimum=1)
-        _check_whole("seed", self.seed, minimum=0)
-        _check_whole("wording", self.wording, minimum=0)
+                check_whole(name, getattr(self, name), minimum=1)
+        check_types(self, ("anchored", "calibrated", "anchor_prior", "anchor_strength"))
+        check_types(self, ("dimension", "seconds_per_step"))
+        check_whole("seed", self.seed, minimum=0)
+        check_whole("wording", self.wording, minimum=0)
         if self.writers is not None:
-            _check_whole("writers", self.writers, minimum=0)
+            check_whole("writers", self.writers, minimum=0)
         if self.calibrated and (self.anchored or self.action == "text"):
             other = "anchored=True" if self.anchored else 'action="text"'
             raise InputError(
@@ -118,15 +126,23 @@ class SimulationConfig:
                 "out."
             )
         if isinstance(self.warm_up, bool) or not isinstance(self.warm_up, int | str | None):
-            raise InputError(f"`warm_up` must be a number of actions or the name of a wave, got {self.warm_up!r}.")
+            raise InputError(f"`warm_up` must be a number of actions or the name of a wave, got {show(self.warm_up)}.")
         if isinstance(self.warm_up, int) and self.warm_up < 0:
-            raise InputError(f"`warm_up` must not be negative, got {self.warm_up}; 0 starts from nothing.")
-        if self.steps == "time" and not (self.seconds_per_step and self.seconds_per_step > 0):
+            raise InputError(f"`warm_up` must not be negative, got {show(self.warm_up)}; 0 starts from nothing.")
+        if isinstance(self.warm_up, int):
+            check_whole("warm_up", self.warm_up, minimum=0)
+        seconds = self.seconds_per_step
+        if (seconds is None and self.steps == "time") or (seconds is not None and seconds < _SHORTEST_STEP):
             raise InputError(
-                f'`seconds_per_step` must be a positive number with steps="time", got {self.seconds_per_step!r}; the '
-                "length of a step is not known; set it (3600 for an hour)."
+                f'`seconds_per_step` must be a positive number with steps="time" (a thousandth or more), got '
+                f"{seconds!r}; the length of a step is not known; set it (3600 for an hour)."
             )
-        if isinstance(self.anchor_strength, str) or not 0 < self.anchor_strength < math.inf:
+        if self.anchor_prior is not None and not all(share > 0 for share in self.anchor_prior.values()):
+            raise InputError(
+                f"`anchor_prior` must give a positive share to each category, got {dict(self.anchor_prior)}; the "
+                "anchor is not defined."
+            )
+        if not self.anchor_strength > 0:
             raise InputError(
                 f"`anchor_strength` must be a positive number, got {self.anchor_strength!r}; 10 is a good start."
             )
@@ -141,8 +157,3 @@ class SimulationConfig:
         """The fields that are not as by default: what names a simulation, also when fields are added later."""
         default = SimulationConfig().to_dict()
         return {name: value for name, value in self.to_dict().items() if value != default[name]}
-
-
-def _check_whole(name: str, value: Any, *, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise InputError(f"`{name}` must be a whole number of at least {minimum}, got {value!r}.")

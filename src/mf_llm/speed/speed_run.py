@@ -122,14 +122,11 @@ def run(settings: dict[str, Any], told: Callable[[str], None] = lambda line: Non
     Returns:
         ``device``, ``dtype``, ``threads``, ``ceilings`` and ``results``, in the order of the cases.
     """
-    from transformers.utils.logging import disable_progress_bar
-
     from mf_llm.models.loading import load_model_and_processor
 
-    disable_progress_bar()
     if settings.get("threads"):
         torch.set_num_threads(settings["threads"])
-    model, _ = load_model_and_processor(settings["model"], dtype=settings["dtype"])
+    model, _ = load_model_and_processor(settings["model"], dtype=settings["dtype"], progress=False)
     if torch.cuda.is_available():
         model = model.to("cuda")
     model.eval()

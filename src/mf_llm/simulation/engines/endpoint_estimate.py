@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from mf_llm.endpoints.chat import ChatRequest
 from mf_llm.endpoints.endpoint import Endpoint
@@ -12,6 +12,7 @@ from mf_llm.events import Event
 from mf_llm.models.generation_configs import LENGTH_DEFAULTS
 from mf_llm.simulation.engines.chat_answers import LogprobReader
 from mf_llm.simulation.engines.endpoint_policy import EndpointPolicy
+from mf_llm.simulation.estimate import Work
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan
 
@@ -20,35 +21,23 @@ _FRAME_TOKENS, _SIGNAL_TOKENS, _ACTION_TOKENS = 12, 90, 30
 
 
 @dataclass(frozen=True)
-class EndpointEstimate:
-    """Sums over some simulations.
+class EndpointEstimate(Work):
+    """Work of a server: ``prompt_tokens`` counts each prompt in full; a server that reuses prefixes encodes fewer.
 
     Attributes:
-        events, steps, people: counts (people: those who are simulated).
         requests: questions, without those that have to be asked again.
-        prompt_tokens: about so many, each prompt in full: a server that reuses prefixes encodes fewer.
-        new_tokens: at most so many.
     """
 
-    events: int = 0
-    steps: int = 0
-    people: int = 0
     requests: int = 0
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-
-    def __add__(self, other: EndpointEstimate) -> EndpointEstimate:
-        return EndpointEstimate(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
     def describe(self, endpoint: Endpoint, *, n_seeds: int = 1) -> str:
         """One line for the terminal."""
-        rollouts = f"{self.events} rollouts" + (f" ({n_seeds} seeds)" if n_seeds > 1 else "")
         cost = ""
         if endpoint.price_per_million is not None:
             prompt, new = endpoint.price_per_million
             cost = f"; cost at most about {(self.prompt_tokens * prompt + self.new_tokens * new) / 1e6:,.4g}"
         return (
-            f"{rollouts}, {self.steps} steps, {self.people:,} people to simulate with {endpoint.model} at "
+            f"{self.counted(n_seeds)} with {endpoint.model} at "
             f"{endpoint.server('policy').public_address}: {self.requests:,} requests, about {self.prompt_tokens:,} "
             f"prompt tokens (by characters: no tokenizer is loaded) and at most {self.new_tokens:,} new tokens{cost}."
         )
