@@ -50,7 +50,7 @@ class Trajectory:
     """Smoothed shares that relax towards where crowds of their kind went.
 
     With `l` the exponentially smoothed shares at the end of the warm-up (a label with i younger ones counts
-    ``discount^(i / win)``), `m` the prior of the train events and `alpha` that of `carry`::
+    ``discount^(i / win)``), `m` the prior of the train events and `alpha` that of `carry`:
 
         l   = (sum_i discount^(i / win) e_{y_i} + alpha m) / (sum_i discount^(i / win) + alpha)
         q_0 = l + A (l - m) + a

@@ -253,7 +253,7 @@ class MFLLMForSimulation(SimulatingMixin, TiedRolesMixin, PreTrainedModel):
 
         Args:
             save_directory: the folder; made if need be.
-            **kwargs: as in transformers, ``push_to_hub`` included.
+            **kwargs: as in transformers, ``push_to_hub=True`` included.
         """
         push = kwargs.pop("push_to_hub", False)
         with_adapters = any(self.has_adapters(role) for role in ROLES)

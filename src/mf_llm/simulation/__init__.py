@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING
 
 from mf_llm._lazy_names import lazy_names
 
-# The command line plans a run and prints its help without loading torch.
+# The command line plans a run and prints its help without loading torch. No module here is named like a public
+# function: importing it would put the module in the function's place.
 _PUBLIC_NAMES = {
     "ActionRow": "mf_llm.simulation.rollout",
-    "CoarseningCost": "mf_llm.simulation.coarsening_cost",
+    "CoarseningCost": "mf_llm.simulation.coarsening_costs",
     "Plan": "mf_llm.simulation.steps",
     "Population": "mf_llm.simulation.population",
     "Rollout": "mf_llm.simulation.rollout",
     "SimulationConfig": "mf_llm.simulation.simulation_config",
     "StepRow": "mf_llm.simulation.rollout",
     "choice_distribution": "mf_llm.simulation.readout",
-    "coarsening_cost": "mf_llm.simulation.coarsening_cost",
+    "coarsening_cost": "mf_llm.simulation.coarsening_costs",
     "load_bins": "mf_llm.simulation.population_bins",
     "load_rollouts": "mf_llm.simulation.rollout",
     "plan_population": "mf_llm.simulation.population_plan",
@@ -25,8 +26,8 @@ _PUBLIC_NAMES = {
 }
 
 if TYPE_CHECKING:
-    from mf_llm.simulation.coarsening_cost import CoarseningCost as CoarseningCost
-    from mf_llm.simulation.coarsening_cost import coarsening_cost as coarsening_cost
+    from mf_llm.simulation.coarsening_costs import CoarseningCost as CoarseningCost
+    from mf_llm.simulation.coarsening_costs import coarsening_cost as coarsening_cost
     from mf_llm.simulation.population import Population as Population
     from mf_llm.simulation.population_bins import load_bins as load_bins
     from mf_llm.simulation.population_plan import plan_population as plan_population
