@@ -2,7 +2,8 @@
 #
 #   make demo      the main job: simulate real people, see how far it is from what they did (FULL=1: everybody)
 #   make notebook  runs the tutorial, examples/tutorial.ipynb, into runs/tutorial
-#   make test      all tests            make quality   style and lint            make style   mend both
+#   make test      all tests            make quality   style, lint, types        make style   mend style and lint
+#   make docs      the public API as HTML pages, in build/docs
 #   make trust     everything a careful user fears, tried in full; writes results/trust.csv
 #
 # PYTHON       interpreter for the virtual environment (>= 3.11)
@@ -19,10 +20,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := src tests examples scripts setup.py
 
-.PHONY: help env demo notebook test trust quality style clean
+.PHONY: help env demo notebook test trust quality docs style clean
 
 help:
-	@sed -n '2,11s/^# \{0,1\}//p' Makefile
+	@sed -n '2,12s/^# \{0,1\}//p' Makefile
 
 env: $(INSTALLED)
 
@@ -54,10 +55,14 @@ trust: $(INSTALLED)
 quality: $(INSTALLED)
 	$(BIN)/ruff check --no-cache $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/python scripts/build_docs.py build/docs
 
 style: $(INSTALLED)
 	$(BIN)/ruff check --no-cache --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .mypy_cache

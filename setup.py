@@ -19,11 +19,13 @@ EXTRAS = {
     "plot": ["matplotlib>=3.9"],
     "endpoint": ["huggingface-hub[inference]>=1.31"],
     "notebook": ["ipykernel>=6.29", "nbclient>=0.10"],
+    "docs": ["pdoc>=16"],
     "serving": ["transformers[serving]>=5.21"],  # `transformers serve`: a server of one's own, and a test against it
 }
 EXTRAS["dev"] = sorted(
-    {requirement for name in ("train", "eval", "plot", "notebook") for requirement in EXTRAS[name]}
+    {requirement for name in ("train", "eval", "plot", "notebook", "docs") for requirement in EXTRAS[name]}
     | {"pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff==0.17.6"}
+    | {"mypy==2.4.1", "types-PyYAML>=6.0.12", "types-psutil>=7.0", "types-tqdm>=4.67"}
 )
 
 setup(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from mf_llm.errors import InputError
 from mf_llm.events.validation import show
@@ -45,7 +45,7 @@ def check_types(made: Any, names: Sequence[str] | None = None) -> None:
     Raises:
         InputError: naming the first field that is wrong.
     """
-    for name, kinds, optional in _checked_fields(type(made)):
+    for name, kinds, optional in _checked_fields(type(made)):  # type: ignore[arg-type]
         if names is not None and name not in names:
             continue
         value = getattr(made, name)
@@ -79,7 +79,7 @@ def is_text(value: Any) -> bool:
     return True
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> TypeGuard[int]:
     """Whether a value is a whole number of at most 64 bits; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
 

@@ -64,7 +64,7 @@ def main() -> None:
         _fail(_HOW_TO_GO_ON, _INTERRUPTED)
     except InputError as error:
         _fail(str(error), 2)
-    except _ClickException as error:
+    except _ClickException as error:  # type: ignore[misc]
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -81,7 +81,7 @@ def compare(
     """Compare methods on the test events, side by side, with intervals; what was finished is not made again."""
     from mf_llm.commands.compare_methods import CompareRequest, run_compare
 
-    given = {"model": model, "n_bootstrap": bootstrap}
+    given: dict[str, Any] = {"model": model, "n_bootstrap": bootstrap}
     run_compare(
         CompareRequest(
             events=events,

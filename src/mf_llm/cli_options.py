@@ -11,13 +11,13 @@ import typer
 # More of something that is kept in memory, or waited for, is a slip of the hand; larger seeds fit into no file.
 MANY, MOST, LARGEST_SEED = 100_000, 1_000_000, 2**62
 
-Split = StrEnum("Split", {name: name for name in ("train", "validation", "test")})
-Signal = StrEnum("Signal", {name: name for name in ("text", "statistics", "both", "none", "recent", "popular")})
-Readout = StrEnum("Readout", {name: name for name in ("exact", "sampled")})
-Action = StrEnum("Action", {name: name for name in ("auto", "text", "choice", "label_text")})
-Steps = StrEnum("Steps", {name: name for name in ("auto", "count", "time", "wave")})
-Annotator = StrEnum("Annotator", {name: name for name in ("llm", "classifier", "rule", "endpoint")})
-Dtype = StrEnum("Dtype", {name: name for name in ("auto", "float32", "bfloat16", "float16")})
+Split = StrEnum("Split", ["train", "validation", "test"])
+Signal = StrEnum("Signal", ["text", "statistics", "both", "none", "recent", "popular"])
+Readout = StrEnum("Readout", ["exact", "sampled"])
+Action = StrEnum("Action", ["auto", "text", "choice", "label_text"])
+Steps = StrEnum("Steps", ["auto", "count", "time", "wave"])
+Annotator = StrEnum("Annotator", ["llm", "classifier", "rule", "endpoint"])
+Dtype = StrEnum("Dtype", ["auto", "float32", "bfloat16", "float16"])
 
 Events = Annotated[
     str,

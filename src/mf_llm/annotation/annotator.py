@@ -102,7 +102,7 @@ class Annotations:
         Probabilities are divided by their sum; rows that are not finite become "non_finite_logits".
         """
         p = np.asarray(probabilities, dtype=np.float64).reshape(len(failures), len(categories))
-        finite = np.isfinite(p).all(axis=1)
+        finite = np.asarray(np.isfinite(p).all(axis=1))
         reasons = [
             failure if failure is not None else None if ok else NON_FINITE_LOGITS
             for failure, ok in zip(failures, finite.tolist(), strict=True)

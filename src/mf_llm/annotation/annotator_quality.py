@@ -93,20 +93,20 @@ class AnnotatorQuality:
         from mf_llm.evaluation.tables import render, score
 
         def cells(one: Interval | None) -> tuple[str, str]:
-            bounded = one is not None and one.low is not None
-            return score(None if one is None else one.value), f"{one.low:.3f} to {one.high:.3f}" if bounded else ""
+            bounds = "" if one is None or one.low is None else f"{one.low:.3f} to {one.high:.3f}"
+            return score(None if one is None else one.value), bounds
 
         failed = f", {self.n_failed} without an answer {self.failures}" if self.n_failed else ""
         title = f"{self.dimension} ({len(self.categories)}): {self.n_texts} texts of {self.n_events} events{failed}"
         rows = [(label, *cells(getattr(self, name))) for name, label in _SCORES.items()]
         parts = [title, render("Scores", ["score", "value", "95 %"], rows, width)]
-        rows = [
+        per_class = [
             (category, *(score(getattr(self, name)[category].to_dict(), bounds=True) for name in _PER_CLASS))
             for category in self.categories
         ]
-        parts.append(render("Categories", ["category", *_PER_CLASS], rows, width))
-        rows = [(name, *map(str, row)) for name, row in zip(self.categories, self.confusion, strict=True)]
-        parts.append(render("Confusion", ["people \\ annotator", *self.categories], rows, width))
+        parts.append(render("Categories", ["category", *_PER_CLASS], per_class, width))
+        counts = [(name, *map(str, row)) for name, row in zip(self.categories, self.confusion, strict=True)]
+        parts.append(render("Confusion", ["people \\ annotator", *self.categories], counts, width))
         return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
@@ -172,10 +172,12 @@ def quality(
     many = _scores({name: np.tensordot(times, values, axes=1) for name, values in sums.items()})
 
     def bounded(name: str, *place: int) -> Interval | None:
-        value = float(one[name][(0, *place)])
-        return None if np.isnan(value) else interval(value, many[name][(slice(None), *place)])
+        value = float(one[name][0, *place])
+        where: Any = (slice(None), *place)
+        return None if np.isnan(value) else interval(value, many[name][where])
 
-    per_class = {
+    scores: dict[str, Any] = {name: bounded(name) for name in _SCORES}
+    scores |= {
         name: {
             category: bounded(name, k) or Interval(float("nan"), None, None) for k, category in enumerate(categories)
         }
@@ -187,8 +189,7 @@ def quality(
         n_texts=len(texts),
         n_events=len(events),
         failures=annotations.failure_counts,
-        **{name: bounded(name) for name in _SCORES},
-        **per_class,
+        **scores,
         confusion=tuple(tuple(map(int, row)) for row in sums["confusion"].sum(axis=0)),
         record={"data_hash": data_hash(events), "seed": seed, "n_bootstrap": n_bootstrap, **(record or {})},
     )

@@ -27,7 +27,10 @@ Floats = NDArray[np.float64]
 class TextClassifier(Protocol):
     """Gives texts probabilities over labels of its own."""
 
-    labels: Sequence[str]
+    @property
+    def labels(self) -> Sequence[str]:
+        """The L labels."""
+        ...
 
     def __call__(self, texts: Sequence[str], topics: Sequence[str]) -> Floats:
         """`[n, L]`; not finite where there is no answer."""
@@ -127,7 +130,7 @@ class ClassifierAnnotator:
         made = head.record["backbone"]
         if backbone is None:
             backbone = load_backbone(made["name"], dtype=getattr(torch, made["dtype"]), revision=made["revision"])
-            backbone = backbone.to("cuda") if torch.cuda.is_available() else backbone
+            backbone = backbone.to("cuda") if torch.cuda.is_available() else backbone  # type: ignore[arg-type]
         if tokenizer is None:
             tokenizer = load_tokenizer(made["name"], revision=made["revision"])
         found = weights_fingerprint(backbone)

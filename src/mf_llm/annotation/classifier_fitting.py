@@ -100,7 +100,7 @@ def fit_classifier(
     backbone, tokenizer, made_with = _ready(backbone, tokenizer, dtype)
     states = TextStates(backbone, tokenizer, layer=layer, with_topic=with_topic)
     x = states(texts.texts, texts.topics)
-    readable = np.isfinite(x).all(axis=1)
+    readable = np.flatnonzero(np.isfinite(x).all(axis=1))
     x, texts = x[readable], texts.rows(readable)
     k = len(dimension.ids)
     readings = {c: _held_out(x, texts, k, c, class_weight, folds, seed) for c in penalties}
@@ -143,9 +143,9 @@ def _ready(
     named = isinstance(backbone, str)
     model = ready_backbone(backbone, dtype=dtype) if named else ready_backbone(backbone)
     if named and torch.cuda.is_available():
-        model = model.to("cuda")
+        model = model.to("cuda")  # type: ignore[arg-type]
     if tokenizer is None:
-        tokenizer = load_tokenizer(backbone if named else model.name_or_path)
+        tokenizer = load_tokenizer(backbone if isinstance(backbone, str) else str(model.name_or_path))
     source = getattr(model, "backbone_source", None)
     made_with = {
         "name": model.name_or_path,

@@ -90,7 +90,7 @@ class LLMAnnotator:
 
         backbone = load_backbone(name_or_path, dtype=dtype, revision=revision)
         if torch.cuda.is_available():
-            backbone = backbone.to("cuda")
+            backbone = backbone.to("cuda")  # type: ignore[arg-type]
         return cls(backbone, load_tokenizer(name_or_path, revision=revision), **options)
 
     def annotate(self, texts: Sequence[str], topic: str | Sequence[str], dimension: Dimension) -> Annotations:

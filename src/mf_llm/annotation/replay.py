@@ -188,4 +188,4 @@ def judged_people(plan: WindowPlan) -> list[int]:
 
 def _people_themselves(plan: WindowPlan) -> Annotations:
     labels = plan.labels[judged_people(plan)]
-    return Annotations(plan.categories, np.eye(len(plan.categories))[labels], [None] * len(labels))
+    return Annotations(plan.categories, np.eye(len(plan.categories))[labels], (None,) * len(labels))

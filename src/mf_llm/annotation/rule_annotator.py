@@ -53,7 +53,7 @@ class RuleAnnotator:
                 f"{dimension.name!r}; there is no rule for them; use another annotator."
             )
         places = [keys.index(COMMENT if has_own_words(text) else SHARE) for text in texts]
-        return Annotations(dimension.ids, np.eye(2)[np.asarray(places, dtype=np.int64)], [None] * len(texts))
+        return Annotations(dimension.ids, np.eye(2)[np.asarray(places, dtype=np.int64)], (None,) * len(texts))
 
     def fingerprint(self) -> dict[str, Any]:
         """Kind and version of the rule."""

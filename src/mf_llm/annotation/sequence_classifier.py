@@ -37,14 +37,15 @@ class SequenceClassifier:
         batch_tokens: int = 4096,
     ) -> None:
         config = model.config
-        if config.problem_type == "multi_label_classification" or config.num_labels < 2:
+        if config.problem_type == "multi_label_classification" or (config.num_labels or 0) < 2:
             raise InputError(
                 f"The checkpoint {model.name_or_path!r} must choose one label out of several, it has "
                 f"{config.num_labels} and problem type {config.problem_type!r}; probabilities would not sum to 1; use "
                 "another checkpoint."
             )
         self.model, self.tokenizer, self.batch_tokens = model, tokenizer, batch_tokens
-        self.labels = [str(config.id2label[k]) for k in range(config.num_labels)]
+        names: Any = config.id2label
+        self.labels = [str(names[k]) for k in range(len(names))]
         self._encoder = DataEncoder(tokenizer)
         self._head, self._tail = special_frame(tokenizer)
         longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10**9)

@@ -85,12 +85,14 @@ def _against_best(table: MethodTable, tuned: str, candidates: list[str], what: s
     name = f"{tuned} / best untuned baseline ({what}), {_words(table, ALL)}"
     wanted = f"at most {RATIO}"
     best = lowest(table, candidates, ALL)
-    if best is None or table.kl(tuned, ALL) is None:
+    kl, best_kl = table.kl(tuned, ALL), None if best is None else table.kl(best, ALL)
+    if best is None or kl is None or best_kl is None:
         return [_open(table, name, wanted, (tuned, *candidates), ALL, stated=stated)]
     # A difference first: it refuses methods that were judged on other events.
     difference = table.difference(tuned, best, ALL)
-    note = f"the best is {best}" + _weakness(table, best)
-    ratio = table.kl(tuned, ALL) / table.kl(best, ALL)
+    assert difference is not None  # both have a KL
+    note = f"the best is {best}" + _weakness(table, best_kl.value)
+    ratio = kl / best_kl
     bars = [_bar(name, wanted, ratio, lambda found: found.value - RATIO, stated=stated, note=note)]
     name = f"{tuned} - {best}, {_words(table, ALL)}"
     wanted = "95 % interval below 0"
@@ -98,9 +100,9 @@ def _against_best(table: MethodTable, tuned: str, candidates: list[str], what: s
     return bars
 
 
-def _weakness(table: MethodTable, best: str) -> str:
+def _weakness(table: MethodTable, kl: float) -> str:
     """Says so where the best baseline is worse than equal shares: to be far below it is then no achievement."""
-    kl, uniform = table.kl(best, ALL).value, table.kl("uniform", ALL)
+    uniform = table.kl("uniform", ALL)
     if uniform is None or kl <= uniform.value:
         return ""
     return f", KL {kl:.3f}, which is worse than uniform shares ({uniform.value:.3f}): this bar asks for little"
@@ -108,9 +110,10 @@ def _weakness(table: MethodTable, best: str) -> str:
 
 def _below_zero(table: MethodTable, a: str, b: str) -> Bar:
     name, wanted = f"{a} - {b}, {_words(table, ALL)}", "95 % interval below 0"
-    if not _both(table, a, b, ALL):
+    difference = table.difference(a, b, ALL) if _both(table, a, b, ALL) else None
+    if difference is None:
         return _open(table, name, wanted, (a, b), ALL)
-    return _bar(name, wanted, table.difference(a, b, ALL), lambda found: found.high or 0.0, strict=True)
+    return _bar(name, wanted, difference, lambda found: found.high or 0.0, strict=True)
 
 
 def _bar(

@@ -115,7 +115,8 @@ class Benchmark:
         found: list[Method | RolloutMethod | ReplayMethod] = []
         for entry in self.methods:
             if entry.forecaster is not None:
-                found.append(replace(forecasters[entry.forecaster], name=entry.name))
+                forecaster: Any = forecasters[entry.forecaster]
+                found.append(replace(forecaster, name=entry.name))
             elif entry.annotator is not None:
                 found.append(ReplayMethod(entry.name, entry.annotator, folder, base=self.base, read=self.read))
             else:

@@ -82,7 +82,7 @@ def horizon_rows(benchmark: Benchmark, comparison: Comparison) -> list[dict[str,
         comparison: what was found.
     """
     rows = []
-    for (method, label), cell in comparison.methods.cells.items():
+    for (method, label), cell in comparison.methods.cells.items() if comparison.methods is not None else ():
         if cell.scores is None:
             continue
         tokens = _tokens(benchmark, method)
@@ -127,7 +127,7 @@ def stretches(judged: JudgedEvent, tokens: Mapping[int, int] | None = None) -> l
 
 
 def _block(event: Event) -> int:
-    return event.block
+    return event.block or 0
 
 
 def _joined(group: str, blocks: Sequence[Event]) -> Event:
@@ -156,7 +156,7 @@ def _tokens(benchmark: Benchmark, method: str) -> dict[tuple[str, int], dict[int
         for event in job.events:
             for folder in job.finished(event)[:1]:
                 rollout = Rollout.load(folder)
-                first = {}
+                first: dict[int, int] = {}
                 for row in rollout.actions:
                     first.setdefault(row.step, row.turn)
                 steps = [step for step in rollout.steps if not step.real]

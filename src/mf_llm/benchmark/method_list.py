@@ -125,8 +125,8 @@ def _method_list(record: Mapping[str, Any], place: Any) -> MethodList:
     methods = {name: read_method(name, {} if entry is None else entry, forecasters) for name, entry in entries.items()}
     for name in set(GROUPS) & set(methods):
         raise InputError(f"method {name!r} must not be named like a group of methods; rename it.")
-    pairs = () if record.get("pairs") is None else check_list(record["pairs"], "`pairs`")
-    pairs = [check_list(pair, "each of `pairs`") for pair in pairs]
+    given = () if record.get("pairs") is None else check_list(record["pairs"], "`pairs`")
+    pairs = [check_list(pair, "each of `pairs`") for pair in given]
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1]:
             raise InputError(f"each of `pairs` must be two different methods, got {list(pair)}; nothing differs.")

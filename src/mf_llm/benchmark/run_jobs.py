@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mf_llm.atomic_files import write_json
 from mf_llm.benchmark.job import RECORD, Job
 from mf_llm.errors import InputError
-from mf_llm.models.configuration_mf_llm import ROLES
+from mf_llm.models.configuration_mf_llm import ROLES, Role
 from mf_llm.simulation.journal import Journal
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class _Models:
         return self._loaded
 
 
-def _silence(model: MFLLMForSimulation, role: str, job: Job) -> None:
+def _silence(model: MFLLMForSimulation, role: Role, job: Job) -> None:
     """Sets the LoRA of a role to zero, which is the role without it, to the last digit."""
     import torch
 

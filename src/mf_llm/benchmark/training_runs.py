@@ -27,6 +27,8 @@ from mf_llm.yaml_files import read_yaml
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from mf_llm.training import IBTuneTrainer, PolicySFTTrainer
+
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
 RECORD, FINISHED = "run.json", "trained.json"
 
@@ -87,16 +89,14 @@ class TrainingRuns:
         start = self._needed(name, "start", seed)
         budget = self._needed(name, "budget", seed)
         transitions = self.transitions(name, seed)
-        record = {
+        record: dict[str, Any] = {
             "run": name,
             "seed": seed,
             "settings": {key: self.table[key] for key in ("common", "adapters")} | {"run": run},
             "data_sets": self._settings(name),
             "transitions": len(transitions),
             "transitions_version": _transitions_version(),
-            "start": checkpoint_hashes(str(self.folder_of(run["start"], seed)))[ADAPTER_WEIGHTS_FILE]
-            if start
-            else None,
+            "start": self._weights(run["start"], seed) if start else None,
             "budget_tokens": budget["policy_tokens"] if budget else None,
             "model": self.model if not Path(self.model).is_dir() else Path(self.model).name,
         }
@@ -107,6 +107,7 @@ class TrainingRuns:
             write_json(folder / RECORD, record)
         self._copy_signals(name, seed)
         began = time.perf_counter()
+        trainer: IBTuneTrainer | PolicySFTTrainer
         if run.get("sft"):
             trainer = sft_trainer(self, name, seed, transitions, record["budget_tokens"])
         else:
@@ -173,7 +174,7 @@ class TrainingRuns:
         return found
 
     def _weights(self, name: str, seed: int) -> str:
-        return checkpoint_hashes(str(self.folder_of(name, seed)))[ADAPTER_WEIGHTS_FILE]
+        return (checkpoint_hashes(str(self.folder_of(name, seed))) or {})[ADAPTER_WEIGHTS_FILE]
 
     def _copy_signals(self, name: str, seed: int) -> None:
         """Takes over the signals of a run with the same frozen mean field; the trainer uses those that are alike."""

@@ -92,8 +92,8 @@ def run_annotate(request: AnnotateRequest) -> dict[str, Any]:
     for name, events in load_event_sets(request.events).items():
         try:
             record, rows = _judge_data_set(name, events, request, shared, output)
-        except _Skipped as reason:
-            skipped[name] = str(reason)
+        except _Skipped as error:
+            skipped[name] = str(error)
             continue
         sets[name] = record
         confusion += [{"dataset": name, **row} for row in rows]

@@ -89,7 +89,8 @@ def run_compare(request: CompareRequest) -> None:
     methods = load_method_list(request.method_list)
     if not request.methods:
         raise InputError(f"`--methods` must be some of {', '.join(methods.methods)}, got none; nothing was compared.")
-    event_sets, special = _event_sets(request), {}
+    event_sets = _event_sets(request)
+    special: dict[str, Any] = {}
     if request.quick:
         methods, special = _quick(methods.for_a_trial(), event_sets)
     elif request.long_horizon:
@@ -123,6 +124,7 @@ def run_compare(request: CompareRequest) -> None:
     if not _is_main_process(jobs):
         return
     comparison = benchmark.compare(seed=request.seed, n_bootstrap=request.n_bootstrap)
+    assert comparison.methods is not None
     comparison.summary |= {"command": _command(request), "bars": find_bars(comparison.methods)}
     comparison.save(request.output)
     _save_annotators(benchmark, request.output)

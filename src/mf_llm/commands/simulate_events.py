@@ -33,6 +33,7 @@ ENSEMBLE_TOGETHER = 32
 
 if TYPE_CHECKING:
     from mf_llm.endpoints import Endpoint
+    from mf_llm.models import MFLLMForSimulation, MFLLMProcessor
     from mf_llm.simulation.population import Population
 
 
@@ -119,6 +120,8 @@ def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], o
     from mf_llm.models.loading import load_model_and_processor
     from mf_llm.simulation.runner import simulate
 
+    model: MFLLMForSimulation | Endpoint
+    processor: MFLLMProcessor | None
     if request.endpoint is not None:
         model, processor = request.endpoint, None
     else:  # the simulation has a progress bar of its own
@@ -210,12 +213,13 @@ def _job(name: str, events: list[Event], request: SimulateRequest, trained: dict
         config = protocol_config(events, request.options)
     else:
         # Without labels there are no shares to anchor or to tell: an error only where they were asked for.
-        plain = {"anchored": False, "option_orders": SimulationConfig.option_orders}
+        plain: dict[str, Any] = {"anchored": False, "option_orders": SimulationConfig.option_orders}
         instead = {name: value for name, value in plain.items() if name in trained}
         if trained.get("signal") == "both":
             instead["signal"] = "text"
         config = SimulationConfig(**{"max_actions": MAX_LABELLED} | request.options | instead)
-    chosen, planned, plans, skipped = [], [], [], []
+    chosen: list[Event] = []
+    planned, plans, skipped = [], [], []
     for event in events:
         if request.split is not None and event.split != request.split:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mf_llm._lazy_names import lazy_names
 
 _PUBLIC_NAMES = {
@@ -13,4 +15,12 @@ _PUBLIC_NAMES = {
     "Endpoint": "mf_llm.endpoints.endpoint",
 }
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)
+if TYPE_CHECKING:
+    from mf_llm.endpoints.asking_session import AskingSession as AskingSession
+    from mf_llm.endpoints.chat import Answer as Answer
+    from mf_llm.endpoints.chat import ChatReply as ChatReply
+    from mf_llm.endpoints.chat import ChatRequest as ChatRequest
+    from mf_llm.endpoints.counters import Counters as Counters
+    from mf_llm.endpoints.endpoint import Endpoint as Endpoint
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)

@@ -135,6 +135,7 @@ class AskingSession:
         failed = invalid = prompt_tokens = new_tokens = 0
         while True:
             pause: float | None = None
+            failure: str | None
             try:
                 # Another seed: the same answer to the same question would be no second chance.
                 seed = None if request.seed is None else (request.seed + invalid) % 2**31

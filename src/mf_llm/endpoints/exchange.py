@@ -89,7 +89,7 @@ async def exchange(
     try:
         async with asyncio.timeout(timeout):
             output = await client.chat_completion(
-                list(request.messages),
+                [dict(message) for message in request.messages],
                 model=request.server.model,
                 max_tokens=request.max_tokens,
                 temperature=request.temperature,

@@ -5,6 +5,8 @@ Names are imported on first use: scipy, evaluate, rich and matplotlib load only 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mf_llm._lazy_names import lazy_names
 
 # No module here is named like a public function: importing it would put the module in the function's place.
@@ -17,4 +19,12 @@ _PUBLIC_NAMES = {
     "plot_trajectory": "mf_llm.evaluation.plotting",
 }
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)
+if TYPE_CHECKING:
+    from mf_llm.evaluation.comparison import Comparison as Comparison
+    from mf_llm.evaluation.comparison import compare as compare
+    from mf_llm.evaluation.evaluator import evaluate_rollouts as evaluate_rollouts
+    from mf_llm.evaluation.plotting import plot_trajectory as plot_trajectory
+    from mf_llm.evaluation.protocol import choose_windows as choose_windows
+    from mf_llm.evaluation.report import EvaluationReport as EvaluationReport
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)

@@ -213,7 +213,7 @@ def _judge(
     best = [plan.best_constant() for plan in plans]
     reference = [judge_forecast(plan, training.reference, training) for plan in plans]
     reference_kl = mean_kl(MethodScores("reference", task.label, {0: reference}), resampling)
-    best_kl = Replicated.mean(best, resampling.of_events(task.label, plans))
+    best_kl = Replicated.mean([one for one in best if one is not None], resampling.of_events(task.label, plans))
     record: dict[str, Any] = {
         "reference_kl": reference_kl.interval().to_dict(),
         "yardsticks": {
@@ -225,7 +225,8 @@ def _judge(
     rows = []
     for method in methods:
         name = method_name(method)
-        cell, entry = table.cells[name, task.label], {"full_name": full_name(method, training)}
+        cell = table.cells[name, task.label]
+        entry: dict[str, Any] = {"full_name": full_name(method, training)}
         record["methods"][name] = entry
         if cell.missing:
             entry["missing"] = cell.missing
@@ -236,9 +237,10 @@ def _judge(
             windows = np.mean([kl_divergence(plan.truth, judged.q) for judged in seeds], axis=0)
             # The same windows are drawn for every method: intervals of one event can be compared.
             rng = generator(resampling.seed, "windows", task.label, plan.event.event_id)
-            kl = window_interval(windows, rng, resampling.n_bootstrap)
-            rows.append(_row(task, plan, method, kl, best_score, one.kl))
+            bounds = window_interval(windows, rng, resampling.n_bootstrap)
+            rows.append(_row(task, plan, method, bounds, best_score, one.kl))
         kl = table.kl(name, task.label)
+        assert kl is not None  # its scores are here
         gain = reference_kl - kl
         if not cell.missing:
             gains[name].add(task.label, gain, reference_kl - best_kl)
@@ -255,7 +257,10 @@ def _judge_survey(
     training, names = task.training, [method_name(method) for method in methods]
     cells = {name: table.cells[name, task.label] for name in names}
     rows: list[dict[str, Any]] = []
-    events, totals = [], {name: ([], []) for name in names if cells[name].scores is not None}
+    events: list[dict[str, Any]] = []
+    totals: dict[str, tuple[list[Replicated], list[Replicated]]] = {
+        name: ([], []) for name in names if cells[name].scores is not None
+    }
     for place, plan in enumerate(task.plans):
         parts = subgroup_scores(
             plan, place, methods, cells, training, label=task.label, resampling=table.resampling, fields=subgroups
@@ -285,7 +290,7 @@ def _judge_survey(
     record: dict[str, Any] = {"methods": {}, "events": events}
     for method in methods:
         name = method_name(method)
-        entry = {"full_name": full_name(method, training)}
+        entry: dict[str, Any] = {"full_name": full_name(method, training)}
         if cells[name].missing:
             entry["missing"] = cells[name].missing
         if name in totals:

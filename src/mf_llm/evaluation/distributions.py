@@ -165,4 +165,5 @@ def negative_log_likelihood(truth: ArrayLike, probabilities: ArrayLike, weights:
     """
     truth = np.asarray(truth, dtype=np.int64)
     likelihoods = clamp(probabilities)[np.arange(len(truth)), truth]
+    weights = None if weights is None else np.asarray(weights, dtype=np.float64)
     return float(np.average(-np.log(likelihoods), weights=weights))

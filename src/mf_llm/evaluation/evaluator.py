@@ -288,8 +288,8 @@ def _summarise(
     scores["entropy_ratio"] = h_simulated / h_real
     if survey:
         scores["entropy_ratio"].replicates = None
-        kl = Replicated.mean_of([event.survey[0] for event in judged])
-        reference = Replicated.mean_of([event.survey[1] for event in judged])
+        surveys = [event.survey for event in judged if event.survey is not None]
+        kl, reference = (Replicated.mean_of(scores_of_all) for scores_of_all in zip(*surveys, strict=True))
         scores |= {"kl": kl, "reference_kl": reference, "gain": reference - kl}
     else:
         best = Replicated.mean([row["best_constant"] for row in rows], draws)

@@ -31,7 +31,10 @@ Floats = NDArray[np.float64]
 class Method(Protocol):
     """What `compare` judges."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name of its row."""
+        ...
 
     def __call__(self, event: Event, plan: WindowPlan, training: Training) -> Floats:
         """Forecast shares, `[T, K]` or `[K]`."""
@@ -200,16 +203,16 @@ def all_forecasters() -> dict[str, Method]:
     from mf_llm.evaluation.regression import CarryRegressed
     from mf_llm.evaluation.trajectory_forecaster import Trajectory
 
-    methods = (*default_methods(), CarryRegressed(), Trajectory(), Probe(), CarrySampled())
+    methods: tuple[Method, ...] = (*default_methods(), CarryRegressed(), Trajectory(), Probe(), CarrySampled())
     return {method.name: method for method in methods}
 
 
-def method_name(method: Method) -> str:
+def method_name(method: object) -> str:
     """The name of a method's row."""
     return str(getattr(method, "name", None) or getattr(method, "__name__", type(method).__name__))
 
 
-def full_name(method: Method, training: Training) -> str:
+def full_name(method: object, training: Training) -> str:
     """The name with its alpha, as in ``carry(alpha=10)``."""
     if not hasattr(method, "alpha"):
         return method_name(method)

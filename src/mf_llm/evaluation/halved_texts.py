@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mf_llm.events.event import Event
 from mf_llm.simulation.keyed_draws import permutation
@@ -94,7 +94,7 @@ class TextPool:
             event, text = self._texts[words]
             ids = encoder.encode(text.strip()[:_MAX_CHARACTERS])[:MAX_TOKENS]
             cut = len(encoder._whole_characters(ids[: len(ids) // 2]))
-            decode = encoder.tokenizer.decode
+            decode: Callable[[list[int]], Any] = encoder.tokenizer.decode
             if min(cut, len(ids) - cut) < least:
                 left_out["too_short"] += 1
             elif _has_placeholder(decode(ids), len(decode(ids[:cut])), len(decode(ids[: cut + least]))):

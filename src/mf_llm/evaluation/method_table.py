@@ -122,7 +122,8 @@ class MethodTable:
         if scope in self.scopes:
             if not self.scopes[scope] or self.missing(method, scope):
                 return None
-            return Replicated.mean_of([self.kl(method, data_set) for data_set in self.scopes[scope]])
+            parts = [self.kl(method, data_set) for data_set in self.scopes[scope]]
+            return Replicated.mean_of([part for part in parts if part is not None])
         cell = self.cells.get((method, scope))
         if cell is None or cell.scores is None:
             return None
@@ -138,12 +139,12 @@ class MethodTable:
             InputError: the two were judged on other events or windows.
         """
         for data_set in self.data_sets_of(scope):
-            cells = [self.cells.get((method, data_set)) for method in (a, b)]
-            if any(cell is None or cell.scores is None for cell in cells):
+            of_a, of_b = self._scores(a, data_set), self._scores(b, data_set)
+            if of_a is None or of_b is None:
                 return None
-            check_same_events(cells[0].scores, cells[1].scores)
-        kls = self.kl(a, scope), self.kl(b, scope)
-        return None if None in kls else kls[0] - kls[1]
+            check_same_events(of_a, of_b)
+        kl_a, kl_b = self.kl(a, scope), self.kl(b, scope)
+        return None if kl_a is None or kl_b is None else kl_a - kl_b
 
     def gain(self, a: str, b: str, scope: str) -> Replicated | None:
         """``G(a over b)``: mean over the data sets of ``KL_b - KL_a``, in nats; above 0 where `a` is better."""
@@ -188,25 +189,33 @@ class MethodTable:
             "protocol": PROTOCOL_VERSION,
             "bootstrap_seed": self.resampling.seed,
         }
-        difference = self.difference(a, b, scope)
-        if difference is None:
+        difference, kl_a, kl_b = self.difference(a, b, scope), self.kl(a, scope), self.kl(b, scope)
+        if difference is None or kl_a is None or kl_b is None:
             return row
         interval = difference.interval()
         first = self.data_sets_of(scope)[0]
         return row | {
-            "n_events": sum(len(self.cells[a, data_set].scores.events) for data_set in self.data_sets_of(scope)),
+            "n_events": sum(self._n_events(a, data_set) for data_set in self.data_sets_of(scope)),
             "n_seeds_a": len(self._seeds(a, first)),
             "n_seeds_b": len(self._seeds(b, first)),
-            "kl_a": self.kl(a, scope).value,
-            "kl_b": self.kl(b, scope).value,
+            "kl_a": kl_a.value,
+            "kl_b": kl_b.value,
             "difference": interval.value,
             "low": interval.low,
             "high": interval.high,
         }
 
     def _seeds(self, method: str, data_set: str) -> tuple[int, ...]:
+        scores = self._scores(method, data_set)
+        return () if scores is None else tuple(scores.seeds)
+
+    def _n_events(self, method: str, data_set: str) -> int:
+        scores = self._scores(method, data_set)
+        return 0 if scores is None else len(scores.events)
+
+    def _scores(self, method: str, data_set: str) -> MethodScores | None:
         cell = self.cells.get((method, data_set))
-        return () if cell is None or cell.scores is None else tuple(cell.scores.seeds)
+        return None if cell is None else cell.scores
 
     def _kl_row(self, scores: MethodScores, seed: int | None = None) -> dict[str, Any]:
         """The row of one training seed, or (seed None) of the mean over seeds."""
@@ -216,6 +225,7 @@ class MethodTable:
         reference = [judge_forecast(plan, training.reference, training) for plan in scores.plans]
         reference_kl = mean_kl(MethodScores("reference", scores.data_set, {0: reference}), self.resampling)
         kl = self.kl(scores.method, scores.data_set) if seed is None else mean_kl(chosen, self.resampling)
+        assert kl is not None  # its scores are here
         best = [plan.best_constant() for plan in scores.plans]
         judged = [one for events in chosen.seeds.values() for one in events]
         return (
@@ -225,7 +235,7 @@ class MethodTable:
                 "n_seeds": len(chosen.seeds),
                 "reference": full_name(training.reference, training),
                 "reference_kl": reference_kl.value,
-                "best_constant": None if None in best else float(np.mean(best)),
+                "best_constant": None if None in best else float(np.mean([one for one in best if one is not None])),
                 "entropy_ratio": _ratio([one.entropies for one in judged]),
                 "n_failed": sum(one.n_failed for one in judged),
             }
@@ -266,4 +276,5 @@ def lowest(table: MethodTable, candidates: Sequence[str], scope: str) -> str | N
     """The candidate with the lowest KL; None as long as one of them is missing (the best could be that one)."""
     if not candidates or any(table.missing(name, scope) for name in candidates):
         return None
-    return min(candidates, key=lambda name: table.kl(name, scope).value)
+    kls = {name: kl for name in candidates if (kl := table.kl(name, scope)) is not None}
+    return min(kls, key=lambda name: kls[name].value)

@@ -117,8 +117,8 @@ def mean_kl(scores: MethodScores, resampling: Resampling) -> Replicated:
 
 def mean_of_seeds(scores: Sequence[Replicated], shares: Floats) -> Replicated:
     """Mean over training seeds, which are resampled with the `shares` `[B, S]` of `Resampling.of_seeds`."""
-    known = all(score.replicates is not None for score in scores)
-    replicates = (shares * np.stack([score.replicates for score in scores], axis=1)).sum(axis=1) if known else None
+    known = [score.replicates for score in scores if score.replicates is not None]
+    replicates = (shares * np.stack(known, axis=1)).sum(axis=1) if len(known) == len(scores) else None
     return Replicated(float(np.mean([score.value for score in scores])), replicates)
 
 

@@ -185,7 +185,7 @@ def _draw_event(figure: Figure, picture: _Picture) -> None:
     _legend(strips[0])
 
 
-def _draw_kl(axes: Axes, picture: _Picture, middles: Floats) -> None:
+def _draw_kl(axes: Axes, picture: _Picture, middles: NDArray[np.floating]) -> None:
     simulated = f"simulated, mean {picture.kl.mean():.3f}"
     reference = f"{picture.reference_name}, mean {picture.reference_kl.mean():.3f}"
     axes.plot(middles, picture.reference_kl, ":", color=GREY, lw=1.4, marker="x", ms=3, label=reference)
@@ -229,7 +229,7 @@ def _draw_survey(figure: Figure, picture: _Picture) -> None:
     positions = np.arange(len(plan.categories))
     panels = figure.subplots(plan.n_windows, 1, sharex=True, squeeze=False)[:, 0]
     for number, axes in enumerate(panels):
-        bars = [
+        bars: list[tuple[str, Floats, dict[str, Any]]] = [
             *(("real, wave before", shares, {"color": "#c8c8c8"}) for shares in picture.warm_up[-1:]),
             (
                 f"{picture.reference_name}, KL {picture.reference_kl[number]:.3f}",
@@ -253,7 +253,7 @@ def _draw_survey(figure: Figure, picture: _Picture) -> None:
     panels[-1].set_xlabel("share of people")
 
 
-def percent(value: float, _: int) -> str:
+def percent(value: float, _: float) -> str:
     """How shares are written beside an axis."""
     return f"{value:.0%}"
 

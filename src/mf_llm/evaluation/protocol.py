@@ -239,7 +239,7 @@ def plan_event(
         )
     categories = tuple(event.dimensions[dimension])
     index = {category: position for position, category in enumerate(categories)}
-    labels = np.asarray([index.get(turn.labels.get(dimension), -1) for turn in event.turns], dtype=np.int64)
+    labels = np.asarray([index.get(turn.labels.get(dimension, ""), -1) for turn in event.turns], dtype=np.int64)
     labelled = np.flatnonzero(labels >= 0)
     cut = _cut_waves if windows.waves else _cut_windows
     warm_up, latest, judged, rest, names = cut(event.turns, labelled, windows, start)

@@ -103,13 +103,14 @@ def read_answers(event: Event, rollouts: Sequence[Rollout], n_categories: int) -
                     f"{row.turn}; its person cannot be found; simulate the event again."
                 )
             attempted[row.turn] = True
-            answer = row.label if sampled else row.probabilities
-            if row.source == FAILED or answer is None or (sampled and answer not in categories):
+            if row.source == FAILED:
                 n_failed += 1
-            elif sampled:
-                mass[row.turn, categories[answer]] += 1
+            elif sampled and row.label in categories:
+                mass[row.turn, categories[row.label]] += 1
+            elif not sampled and row.probabilities is not None:
+                mass[row.turn] += _distribution(row.probabilities, n_categories, event, row.turn)
             else:
-                mass[row.turn] += _distribution(answer, n_categories, event, row.turn)
+                n_failed += 1
     return Answers(mass, attempted, sampled, len(rollouts), n_failed)
 
 

@@ -27,14 +27,17 @@ class Replicated:
         return interval(self.value, self.replicates)
 
     def __sub__(self, other: Replicated) -> Replicated:
-        both = self.replicates is not None and other.replicates is not None
-        return Replicated(self.value - other.value, self.replicates - other.replicates if both else None)
+        value = self.value - other.value
+        if self.replicates is None or other.replicates is None:
+            return Replicated(value, None)
+        return Replicated(value, self.replicates - other.replicates)
 
     def __truediv__(self, other: Replicated) -> Replicated:
         """The ratio; nan where the denominator is not positive, no interval where a replicate of it is not."""
         value = self.value / other.value if other.value > 0 else float("nan")
-        known = self.replicates is not None and other.replicates is not None and bool(np.all(other.replicates > 0))
-        return Replicated(value, self.replicates / other.replicates if known else None)
+        if self.replicates is None or other.replicates is None or not np.all(other.replicates > 0):
+            return Replicated(value, None)
+        return Replicated(value, self.replicates / other.replicates)
 
     @classmethod
     def mean(cls, values: Sequence[float] | Floats, draws: NDArray[np.int64] | None) -> Replicated:
@@ -45,8 +48,8 @@ class Replicated:
     @classmethod
     def mean_of(cls, parts: Sequence[Replicated]) -> Replicated:
         """Unweighted mean of independent parts (data sets, groups of a survey)."""
-        known = all(part.replicates is not None for part in parts)
-        replicates = np.mean([part.replicates for part in parts], axis=0) if known else None
+        known = [part.replicates for part in parts if part.replicates is not None]
+        replicates = np.mean(known, axis=0) if len(known) == len(parts) else None
         return cls(float(np.mean([part.value for part in parts])), replicates)
 
 

@@ -120,8 +120,9 @@ def subgroup_scores(
             if hasattr(method, "judge"):
                 seeds = cell.scores.seeds
                 of_seeds = [_people_score(plan, one[place], draws, members, least) for one in seeds.values()]
-                if None not in of_seeds:
-                    scores[method_name(method)] = mean_of_seeds(of_seeds, resampling.of_seeds(tuple(seeds)))
+                known = [one for one in of_seeds if one is not None]
+                if len(known) == len(of_seeds):
+                    scores[method_name(method)] = mean_of_seeds(known, resampling.of_seeds(tuple(seeds)))
             else:
                 q = judge_forecast(part, method, training).q
                 scores[method_name(method)] = survey_score(plan, q, draws, members=members)
@@ -148,7 +149,7 @@ def _people_score(
 ) -> Replicated | None:
     """KL of some simulated people; None where they are fewer than `least`."""
     q = []
-    for window, answers in zip(plan.judged, judged.answers, strict=True):
+    for window, answers in zip(plan.judged, judged.answers or (), strict=True):
         inside = members[window]
         if (answers[inside].sum(axis=1) > 0).sum() < least:
             return None

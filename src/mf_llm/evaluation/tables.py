@@ -38,9 +38,10 @@ def render(
         )
     for row in rows:
         table.add_row(*row)
-    console = Console(file=StringIO(), width=width, color_system=None)
+    drawn = StringIO()
+    console = Console(file=drawn, width=width, color_system=None)
     console.print(table)
-    return console.file.getvalue()
+    return drawn.getvalue()
 
 
 def score(record: Mapping[str, float | None] | float | None, *, bounds: bool = False) -> str:
@@ -70,12 +71,12 @@ def comparison_table(summary: Mapping[str, Any], width: int) -> str:
         caption = "KL(human || forecast) in nats, mean over events. sampling = KL expected from sampling alone."
         parts.append(render(f"Protocol {summary['protocol']}", columns, rows, width, caption))
     if summary["overall"]:
-        rows = [
+        means = [
             (name, score(record["G"], bounds=True), score(record["S"], bounds=True), str(len(record["data_sets"])))
             for name, record in summary["overall"].items()
         ]
         caption = "G: mean gain over the reference in nats. S: pooled skill. 95 % bootstrap over events."
-        parts.append(render("All data sets", ["method", "G", "S", "data sets"], rows, width, caption))
+        parts.append(render("All data sets", ["method", "G", "S", "data sets"], means, width, caption))
     parts += [_survey_table(record, methods, width) for record in summary["surveys"]]
     notes = [
         f"{record['data_set']}: {note}"
@@ -148,7 +149,7 @@ def report_table(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
         parts.append(render(title, ["score", "mean", "95 %"], body, width, caption))
     groups = [row for row in rows if row["subgroup"]]
     if groups:
-        body = [
+        of_groups = [
             (
                 f"{row['event']} {row['subgroup']}",
                 str(row["n_people"]),
@@ -158,7 +159,7 @@ def report_table(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
             )
             for row in groups
         ]
-        parts.append(render("Subgroups", ["subgroup", "people", "KL", "reference KL", "gain"], body, width))
+        parts.append(render("Subgroups", ["subgroup", "people", "KL", "reference KL", "gain"], of_groups, width))
     if summary["overall"]:
         overall = summary["overall"]
         body = [("G: mean gain", score(overall["G"]), _bounds(overall["G"]))]

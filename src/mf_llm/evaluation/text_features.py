@@ -127,7 +127,7 @@ class TextFeatures:
 
         logger.info("Texts are read with %s; features are kept in %s.", self.backbone, self.cache or "memory only")
         model = load_backbone(self.backbone, dtype=self._dtype)
-        return model.to("cuda") if torch.cuda.is_available() else model
+        return model.to("cuda") if torch.cuda.is_available() else model  # type: ignore[arg-type]
 
     @cached_property
     def _states(self) -> TextStates:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from weakref import WeakKeyDictionary
 
@@ -50,7 +50,7 @@ class Trajectory:
     """Smoothed shares that relax towards where crowds of their kind went.
 
     With `l` the exponentially smoothed shares at the end of the warm-up (a label with i younger ones counts
-    ``discount^(i / win)``), `m` the prior of the train events and `alpha` that of `carry`::
+    ``discount^(i / win)``), `m` the prior of the train events and `alpha` that of `carry`:
 
         l   = (sum_i discount^(i / win) e_{y_i} + alpha m) / (sum_i discount^(i / win) + alpha)
         q_0 = l + A (l - m) + a
@@ -116,7 +116,7 @@ def _fit(training: Training) -> TrajectoryFit:
         return TrajectoryFit()
     windows = _JudgedWindows.of(training.plans, folds)
     # Among equals the first wins: what moves least comes first.
-    best, best_kl, n_failed = None, np.inf, 0
+    best, best_kl, n_failed = TrajectoryFit(), np.inf, 0
     for discount in DISCOUNTS:
         levels = np.stack([_level(plan, training, discount) for plan in training.plans])[windows.event]
         still = np.zeros((2 * levels.shape[1] + 2, levels.shape[1]))
@@ -132,19 +132,19 @@ def _fit(training: Training) -> TrajectoryFit:
                 if kl < best_kl - 1e-9:
                     everything = np.ones(len(levels), dtype=bool)
                     weights = still if ridge is None else _regress(windows, levels, regressors, ridge, everything)
-                    best, best_kl = (discount, relaxation, weights), kl
+                    best, best_kl = TrajectoryFit(discount, relaxation, weights), kl
             except np.linalg.LinAlgError:
                 n_failed += 1
     if n_failed:
         logger.warning("trajectory: %d settings could not be tried, since a regression failed.", n_failed)
-    return TrajectoryFit(*best, n_failed=n_failed)
+    return replace(best, n_failed=n_failed)
 
 
 def _level(plan: WindowPlan, training: Training, discount: float) -> Floats:
     """The smoothed shares `[K]` at the end of the warm-up."""
     n_younger = np.arange(len(plan.warm_up))[::-1]
     weights = discount ** (n_younger / plan.windows.window)
-    counts = np.bincount(plan.labels[plan.warm_up], weights=weights, minlength=len(plan.categories))
+    counts = np.bincount(plan.labels[plan.warm_up], weights=weights, minlength=len(plan.categories)).astype(np.float64)
     return dirichlet(counts, training.prior, training.alpha)
 
 

@@ -60,7 +60,8 @@ def _turn(data: Any, index: int) -> Turn:
 
 
 def _split(data: Mapping[Any, Any], known: frozenset[str]) -> tuple[dict[str, Any], dict[Any, Any]]:
-    fields, extra = {}, {}
+    fields: dict[str, Any] = {}
+    extra: dict[Any, Any] = {}
     for name, value in data.items():
         if value is not None:
             (fields if name in known else extra)[name] = value

@@ -57,7 +57,7 @@ class NameTagger:
         for text, found in zip(texts, self._pipeline(texts, batch_size=_BATCH), strict=True):
             for entity in found:
                 if _is_person(entity["entity_group"]):
-                    yield whole_words(text, entity["start"], entity["end"])
+                    yield whole_words(text, int(entity["start"]), int(entity["end"]))
 
 
 def _is_person(label: str) -> bool:

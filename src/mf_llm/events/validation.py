@@ -113,7 +113,9 @@ def _check_turns(turns: Any, dimensions: dict[str, frozenset[str]]) -> None:
     if not turns:
         raise EventError("must hold at least one turn, got none; leave out events without reactions", field="turns")
     latest, latest_index, readable = -math.inf, 0, False
-    wave, wave_weight, left_waves, checked_names = None, 0.0, set(), set()
+    wave, wave_weight = None, 0.0
+    left_waves: set[str | None] = set()
+    checked_names: set[str] = set()
     for index, turn in enumerate(turns):
         if not isinstance(turn, Turn):
             raise EventError(f"must be a turn, got {show(turn)}", field=f"turns[{index}]")

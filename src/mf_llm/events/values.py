@@ -11,12 +11,12 @@ import datetime
 import numbers
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 _PLAIN_TYPES = (str, bool, int, float)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether `value` is a real number; True and False are not."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 

@@ -5,6 +5,8 @@ Names are imported on first use: scipy, scoringrules and matplotlib load only wh
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mf_llm._lazy_names import lazy_names
 
 # No module here is named like a public function: importing it would put the module in the function's place.
@@ -19,4 +21,14 @@ _PUBLIC_NAMES = {
     "score_forecast": "mf_llm.forecasting.event_scores",
 }
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)
+if TYPE_CHECKING:
+    from mf_llm.forecasting.dirichlet_carry import carry_forecast as carry_forecast
+    from mf_llm.forecasting.event_scores import score_forecast as score_forecast
+    from mf_llm.forecasting.forecast import Forecast as Forecast
+    from mf_llm.forecasting.forecast_plots import plot_forecast as plot_forecast
+    from mf_llm.forecasting.forecast_report import ForecastReport as ForecastReport
+    from mf_llm.forecasting.judge import judge_forecasts as judge_forecasts
+    from mf_llm.forecasting.recalibration import Recalibration as Recalibration
+    from mf_llm.forecasting.recalibration_fit import fit_recalibration as fit_recalibration
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)

@@ -131,6 +131,7 @@ class Forecast:
         """
         check_ensemble(rollouts)
         first = rollouts[0]
+        assert first.dimension is not None  # who has shares has a dimension
         members = step_members(rollouts) if plan is None else window_members(plan, rollouts)
         return cls(
             event_id=first.event_id,
@@ -184,7 +185,8 @@ class Forecast:
         cdf = self._cdf()
         if not self.level_map:
             return cdf
-        return tuple(np.interp(step, *self.level_map) for step in cdf)
+        levels, images = self.level_map
+        return tuple(np.interp(step, levels, images) for step in cdf)
 
     def predictive_counts(self, n: int | Sequence[int] | None, size: int, key: int) -> NDArray[np.int64]:
         """Keyed draws of how many of n people choose each category, `[size, T, K]`.
@@ -264,7 +266,8 @@ class Forecast:
         )
 
     def _cdf(self) -> tuple[Floats, ...]:
-        sizes, found = np.asarray(self.n_people), {}
+        sizes = np.asarray(self.n_people)
+        found: dict[int, Floats] = {}
         for n in set(self.n_people):
             places = np.flatnonzero(sizes == n)
             pmf = count_probabilities(self.shares[:, places], self.concentration[places], n)
@@ -273,7 +276,10 @@ class Forecast:
 
     def _levels(self, levels: Sequence[float]) -> list[float]:
         """Where the wanted levels lie before the recalibration of quantiles."""
-        return np.interp(levels, *self.level_map[::-1]).tolist() if self.level_map else list(levels)
+        if not self.level_map:
+            return list(levels)
+        known, images = self.level_map
+        return np.interp(levels, images, known).tolist()
 
     def _bands(self, levels: Sequence[float], quantiles: Any) -> Bands:
         for level in levels:

@@ -125,11 +125,12 @@ def _data_set(
 
 def _overall(scores: Scores, pairs: Sequence[tuple[str, str]], draws: Mapping[str, Draws | None]) -> dict[str, Any]:
     """Everything but surveys and data sets in which nothing can be resampled."""
-    names = [name for name in scores if draws[name] is not None]
+    known = {name: one for name in scores if (one := draws[name]) is not None}
+    names = list(known)
     if not names:
         return {}
-    offsets = np.cumsum([0] + [draws[name].shape[1] for name in names])
-    together = np.concatenate([draws[name] + offset for name, offset in zip(names, offsets, strict=False)], axis=1)
+    offsets = np.cumsum([0, *(one.shape[1] for one in known.values())])
+    together = np.concatenate([one + start for one, start in zip(known.values(), offsets, strict=False)], axis=1)
     methods = [m for m in scores[names[0]] if all(m in scores[name] for name in names)]
     pooled = {method: [score for name in names for score in scores[name][method]] for method in methods}
     parts = [(scores[name], draws[name]) for name in names]

@@ -122,10 +122,10 @@ def _fit_crowd(events: Sequence[CalibrationEvent], kind: str) -> Recalibration:
 
     names = _FREE[kind]
     n_bias = events[0].counts.shape[1] if kind == "bias" else 0
-    start, scale, bounds = (
+    starts, scales, bounds = (
         list(column) for column in zip(*(_PARAMETERS[name] for name in names), *[_BIAS] * n_bias, strict=True)
     )
-    start, scale, batches = np.asarray(start), np.asarray(scale), _batches(events)
+    start, scale, batches = np.asarray(starts), np.asarray(scales), _batches(events)
 
     def recalibration(values: NDArray[np.float64]) -> Recalibration:
         given = dict(zip(names, values.tolist(), strict=False))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def load_shifts(path: str | Path | None = None) -> list[Shift]:
     return [_shift(name, entry, common, place) for name, entry in shifts.items()]
 
 
-def _shift(name: str, entry: Any, common: Mapping[str, Any], place: Path) -> Shift:
+def _shift(name: str, entry: Any, common: Mapping[str, Any], place: Path | Traversable) -> Shift:
     names = {f.name for f in fields(Shift)} - {"name"}
     needed = names - {"after_time", "warm_up", "n_people"}
     if not isinstance(entry, Mapping) or not needed <= entry.keys() <= names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mf_llm._lazy_names import lazy_names
 
 # No module here is named like a public function: importing it would put the module in the function's place.
@@ -27,4 +29,25 @@ _PUBLIC_NAMES = {
     "run_branches": "mf_llm.interventions.branches",
 }
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)
+if TYPE_CHECKING:
+    from mf_llm.interventions.branches import Branch as Branch
+    from mf_llm.interventions.branches import branch as branch
+    from mf_llm.interventions.branches import run_branches as run_branches
+    from mf_llm.interventions.effects import Effects as Effects
+    from mf_llm.interventions.effects import measure_effects as measure_effects
+    from mf_llm.interventions.intervention import AddedAction as AddedAction
+    from mf_llm.interventions.intervention import AddedActions as AddedActions
+    from mf_llm.interventions.intervention import AmendedSignal as AmendedSignal
+    from mf_llm.interventions.intervention import ChangedPeople as ChangedPeople
+    from mf_llm.interventions.intervention import Intervention as Intervention
+    from mf_llm.interventions.intervention import ReplacedSignal as ReplacedSignal
+    from mf_llm.interventions.intervention import TopicLine as TopicLine
+    from mf_llm.interventions.intervention import intervention_from_dict as intervention_from_dict
+    from mf_llm.interventions.plan import Candidate as Candidate
+    from mf_llm.interventions.plan import InterventionPlan as InterventionPlan
+    from mf_llm.interventions.plan import Target as Target
+    from mf_llm.interventions.plan import load_plan as load_plan
+    from mf_llm.interventions.ranking import Ranking as Ranking
+    from mf_llm.interventions.ranking import rank_candidates as rank_candidates
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)

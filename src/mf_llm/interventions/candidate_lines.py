@@ -46,7 +46,7 @@ def candidate_lines(candidates: Sequence[Candidate]) -> list[CandidateLine]:
     found = []
     for number, one in enumerate(candidates, 1):
         place = kept.index(one.name) if one.name in kept else None
-        look = {"color": _OTHER, "marker": "o"}
+        look: dict[str, Any] = {"color": _OTHER, "marker": "o"}
         if one.placebo:
             look = {"color": GREY, "marker": "x", "ls": (0, (4, 2))}
         elif place is not None:

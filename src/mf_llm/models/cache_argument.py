@@ -16,7 +16,7 @@ def cache_argument(backbone: PreTrainedModel, cache: Any) -> dict[str, Any]:
 
     A class of models decides for itself: those that come with a checkpoint may still use the name of before.
     """
-    return {_name(type(backbone)): cache}
+    return {_name(type(backbone)): cache}  # type: ignore[arg-type]
 
 
 def returned_cache(output: Any) -> Any:

@@ -26,7 +26,7 @@ def check_role(role: str) -> Role:
     """Returns `role` if it is one, raises `InputError` otherwise."""
     if role not in ROLES:
         raise InputError(f"`role` must be 'policy' or 'mean_field', got {role!r}.")
-    return role  # type: ignore[return-value]
+    return role
 
 
 @strict
@@ -78,11 +78,11 @@ class MFLLMConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = self.tie_backbones
         if self.tie_backbones:
-            _check_same_architecture(self.policy_config, self.mean_field_config)
+            _check_same_architecture(self.backbone_config("policy"), self.backbone_config("mean_field"))
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """The policy's text configuration: what tools that expect one language model look at."""
-        return self.policy_config.get_text_config(*args, **kwargs)
+        return self.backbone_config("policy").get_text_config(*args, **kwargs)
 
     def backbone_config(self, role: Role) -> PreTrainedConfig:
         """The configuration of a role's backbone."""

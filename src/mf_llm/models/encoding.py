@@ -102,7 +102,7 @@ class DataEncoder:
         """Drops a character that was cut in the middle of its bytes (at most 4 tokens)."""
         for dropped in range(min(4, len(ids))):
             kept = ids[: len(ids) - dropped]
-            if not self.tokenizer.decode(kept[-8:]).endswith("�"):
+            if not str(self.tokenizer.decode(kept[-8:])).endswith("�"):
                 return kept
         return ids
 

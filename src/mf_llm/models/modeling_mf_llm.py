@@ -28,6 +28,7 @@ from mf_llm.models.generation_configs import generation_config_file, read_genera
 from mf_llm.models.integrity import check_config, check_files, check_weights, reading, write_checksums
 from mf_llm.models.registration import register_model
 from mf_llm.models.role_logits import role_logits
+from mf_llm.models.simulating import SimulatingMixin
 from mf_llm.models.tying import TiedRolesMixin, separate, tied_names, twin_of
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class MFLLMOutput(ModelOutput):
     mean_field_logits: torch.FloatTensor | None = None
 
 
-class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
+class MFLLMForSimulation(SimulatingMixin, TiedRolesMixin, PreTrainedModel):
     """A policy ``pi(action | topic, state, signal)`` and a mean-field model ``mu(signal | topic, history)``.
 
     Roles that start from the same base are *tied*: each has its own tree of modules, and both trees hold the same
@@ -74,7 +75,7 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
     config_class = MFLLMConfig
     base_model_prefix = "mf_llm"
     main_input_name = "policy_input_ids"
-    input_modalities = ("text",)
+    input_modalities = "text"
     supports_gradient_checkpointing = True
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -91,7 +92,7 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         for backbone in (policy, mean_field):
             for module in backbone.modules() if backbone is not None else ():
                 # A ready backbone keeps its weights; what transformers has not loaded itself it would draw anew.
-                module._is_hf_initialized = True
+                module._is_hf_initialized = True  # type: ignore[assignment]
         if policy is None:
             policy = AutoModelForCausalLM.from_config(config.policy_config)
         if config.tie_backbones:
@@ -155,15 +156,15 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
                 separate(mean_field_model, tied_names(policy_model))
             else:
                 mean_field_model = ready_backbone(mean_field, dtype=dtype, revision=mean_field_revision, **kwargs)
-        bases: dict[str, str | None] = {}
-        for role, model in (("policy", policy_model), ("mean_field", policy_model if tie else mean_field_model)):
+        bases: dict[str, Any] = {}
+        for role, model in (("policy", policy_model), ("mean_field", mean_field_model or policy_model)):
             source = getattr(model, "backbone_source", None)
             bases[f"{role}_base"] = source.base if source else (model.config.name_or_path or None)
             bases[f"{role}_revision"] = source.revision if source else None
         # Copies, since a composite configuration resets the attention implementation of the parts it is given.
         config = MFLLMConfig(
             policy_config=copy.deepcopy(policy_model.config),
-            mean_field_config=None if tie else copy.deepcopy(mean_field_model.config),
+            mean_field_config=copy.deepcopy(mean_field_model.config) if mean_field_model is not None else None,
             tie_backbones=tie,
             dtype=policy_model.dtype,
             **bases,
@@ -216,7 +217,8 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         tell = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)
         with reading(folder / "config.json"):
-            model, found = super().from_pretrained(folder, *model_args, output_loading_info=True, **kwargs)
+            loaded: Any = super().from_pretrained(folder, *model_args, output_loading_info=True, **kwargs)
+        model, found = loaded
         check_weights(model, found, folder)
         return (model, found) if tell else model
 
@@ -230,7 +232,7 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
             )
         adapters.check_bases_are_named(config)
         model = cls.from_backbones(
-            config.policy_base,
+            str(config.policy_base),
             config.mean_field_base,
             tie_backbones=config.tie_backbones,
             dtype=kwargs.pop("dtype", None) or config.dtype or "auto",
@@ -241,7 +243,9 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         model.config.prompt_version, model.config.simulation = config.prompt_version, config.simulation
         return adapters.load_adapters(model, folder, is_trainable=is_trainable)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike, **kwargs: Any
+    ) -> None:
         """Writes a checkpoint: configuration, generation configs of both roles, weights as safetensors, check sums.
 
         A model with adapters is saved as adapters plus the id and revision of its base (`merge` first to save whole
@@ -249,7 +253,7 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
 
         Args:
             save_directory: the folder; made if need be.
-            **kwargs: as in transformers, ``push_to_hub`` included.
+            **kwargs: as in transformers, ``push_to_hub=True`` included.
         """
         push = kwargs.pop("push_to_hub", False)
         with_adapters = any(self.has_adapters(role) for role in ROLES)
@@ -267,19 +271,19 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
                 self.config.dtype = str(self.dtype).removeprefix("torch.")
                 self.config.architectures = [type(self).__name__]
                 self.config.save_pretrained(save_directory)
-                adapters.save_adapters(self, save_directory, kwargs.get("state_dict"))
+                adapters.save_adapters(self, Path(save_directory), kwargs.get("state_dict"))
         else:
             hub_arguments = ("repo_id", "commit_message", "private", "create_pr")
             plain = {key: value for key, value in kwargs.items() if key not in hub_arguments}
             if main:
-                adapters.remove_adapters(save_directory)
+                adapters.remove_adapters(Path(save_directory))
             super().save_pretrained(save_directory, **plain)
         if main:
             write_checksums(Path(save_directory), "model")
         if push:
             repo_id = kwargs.get("repo_id") or Path(save_directory).name
             hub = {key: kwargs[key] for key in ("commit_message", "private", "create_pr", "token") if key in kwargs}
-            self.push_to_hub(repo_id, **hub)
+            self.push_to_hub(repo_id, **hub)  # type: ignore[arg-type]
 
     # -- roles --------------------------------------------------------------------------------------------------------
 
@@ -387,20 +391,6 @@ class MFLLMForSimulation(TiedRolesMixin, PreTrainedModel):
         if hasattr(self, "peft_config"):
             del self.peft_config
         return self
-
-    # -- simulation ---------------------------------------------------------------------------------------------------
-
-    def simulate(self, event: Any, processor: Any, config: Any = None, **kwargs: Any) -> Any:
-        """Simulates how the population of `event` reacts; see `mf_llm.simulation.simulate`."""
-        from mf_llm.simulation import simulate
-
-        return simulate(self, processor, event, config, **kwargs)
-
-    def choice_distribution(self, processor: Any, *args: Any, **kwargs: Any) -> Any:
-        """Probabilities of the options of a closed choice; see `mf_llm.simulation.readout.choice_distribution`."""
-        from mf_llm.simulation.readout import choice_distribution
-
-        return choice_distribution(self, processor, *args, **kwargs)
 
 
 register_model()

@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -41,6 +41,10 @@ class MFLLMProcessor(PromptBuilder, ProcessorMixin):
         >>> control in processor.text_ids("No way! <|im_start|>system")  # what people write is data
         False
     """
+
+    if TYPE_CHECKING:
+        policy_tokenizer: PreTrainedTokenizerBase
+        mean_field_tokenizer: PreTrainedTokenizerBase
 
     def __init__(
         self,
@@ -85,7 +89,9 @@ class MFLLMProcessor(PromptBuilder, ProcessorMixin):
         return cls(policy_tokenizer, load_tokenizer(mean_field, **kwargs) if mean_field else policy_tokenizer)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> MFLLMProcessor:
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> MFLLMProcessor:
         """Loads the processor of a checkpoint.
 
         A checkpoint that holds no tokenizers (those that ship with the package do not) has those of its bases, at the
@@ -111,7 +117,7 @@ class MFLLMProcessor(PromptBuilder, ProcessorMixin):
                 return super().from_pretrained(folder, **kwargs)
         from mf_llm.models.backbones import load_tokenizer
 
-        bases = [(config.get(f"{role}_base"), config.get(f"{role}_revision")) for role in ROLES]
+        bases: list[tuple[Any, Any]] = [(config.get(f"{role}_base"), config.get(f"{role}_revision")) for role in ROLES]
         if None in (bases[0][0], bases[1][0]):
             raise InputError(
                 f"A checkpoint must hold a {PROCESSOR_CONFIG_FILE} or name its bases, {os.fspath(inner)!r} does "
@@ -121,7 +127,9 @@ class MFLLMProcessor(PromptBuilder, ProcessorMixin):
         tokenizer = load_tokenizer(policy[0], revision=policy[1])
         return cls(tokenizer, None if mean_field == policy else load_tokenizer(mean_field[0], revision=mean_field[1]))
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> Any:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike, **kwargs: Any
+    ) -> Any:
         """Writes the tokenizers of both roles and the sums of their files; as in transformers otherwise."""
         saved = super().save_pretrained(save_directory, **kwargs)
         write_checksums(Path(save_directory), "processor")
@@ -189,7 +197,7 @@ class MFLLMProcessor(PromptBuilder, ProcessorMixin):
             first_line: keep only the first line that is not blank.
         """
         text = self.tokenizer_of(role).decode(list(ids), skip_special_tokens=True)
-        return clean_answer(text, first_line=first_line)
+        return clean_answer(str(text), first_line=first_line)
 
     def __call__(
         self,
@@ -213,3 +221,6 @@ class MFLLMProcessor(PromptBuilder, ProcessorMixin):
                 encoding = self.tokenizer_of(role)(text, **kwargs)
                 encoded |= {f"{role}_{key}": value for key, value in encoding.items() if key != "token_type_ids"}
         return BatchEncoding(encoded)
+
+
+__all__ = ["MFLLMProcessor", "PromptLimits"]

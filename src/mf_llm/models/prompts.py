@@ -182,11 +182,13 @@ def _render(tokenizer: PreTrainedTokenizerBase, instruction: str, *, answer: boo
     folded = [{"role": "user", "content": f"{instruction}\n\n{_CONTENT}"}]
     arguments = {"tokenize": False} | template_arguments(tokenizer.get_chat_template()) | kwargs
     try:
-        rendered = tokenizer.apply_chat_template(with_system + closing, **arguments)
+        rendered = str(tokenizer.apply_chat_template(with_system + closing, **arguments))
     except TemplateError:
         rendered = ""
     # Some templates drop a system turn instead of refusing it.
-    return rendered if instruction in rendered else tokenizer.apply_chat_template(folded + closing, **arguments)
+    if instruction not in rendered:
+        rendered = str(tokenizer.apply_chat_template(folded + closing, **arguments))
+    return rendered
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -120,7 +120,7 @@ def tiny_backbone(family: str, seed: int = 0) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(_tiny_config(family, len(tokenizer)), dtype=torch.float32)
-    end: int | list[int] = tokenizer.eos_token_id
+    end: Any = tokenizer.eos_token_id
     if family == "gemma3":
         end = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
     model.generation_config = GenerationConfig(
@@ -165,7 +165,7 @@ def _tiny_config(family: str, vocabulary: int) -> Any:
         "num_key_value_heads": 2,
         "max_position_embeddings": _CONTEXT,
     }
-    habits: dict[str, Any] = {
+    habits: dict[str, dict[str, Any]] = {
         "qwen2": {"tie_word_embeddings": False},
         "qwen3": {"tie_word_embeddings": True, "head_dim": 8},
         "llama": {"tie_word_embeddings": True},
@@ -177,13 +177,13 @@ def _tiny_config(family: str, vocabulary: int) -> Any:
             "layer_types": ["sliding_attention", "full_attention"],
         },
         "mistral": {"tie_word_embeddings": False, "sliding_window": 32},
-    }[family]
+    }
     return AutoConfig.for_model(
         "gemma3_text" if family == "gemma3" else family,
         vocab_size=vocabulary,
         initializer_range=_STANDARD_DEVIATION,
         **size,
-        **habits,
+        **habits[family],
         **ids,
     )
 

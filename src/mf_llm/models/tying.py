@@ -8,13 +8,20 @@ source, which is also how a checkpoint holds every shared parameter once.
 from __future__ import annotations
 
 import copy
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from mf_llm.errors import InputError
 from mf_llm.models.adapters import name_without_adapters
+
+if TYPE_CHECKING:
+    from mf_llm.models.configuration_mf_llm import MFLLMConfig
+
+    _Model = PreTrainedModel
+else:
+    _Model = object  # what it is mixed into
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 POLICY, MEAN_FIELD = "policy.", "mean_field."
@@ -63,8 +70,14 @@ def separate(mean_field: PreTrainedModel, names: frozenset[str]) -> None:
         setattr(parent, child, own[id(shared)])
 
 
-class TiedRolesMixin:
+class TiedRolesMixin(_Model):
     """The part of `MFLLMForSimulation` that keeps tied roles tied: through loading, resizing and untying."""
+
+    if TYPE_CHECKING:  # transformers evaluates the annotations of a model's class
+        config: MFLLMConfig
+        policy: PreTrainedModel
+        mean_field: PreTrainedModel
+        _shared_names: frozenset[str]
 
     _lacking: frozenset[str] = frozenset()
 
@@ -133,7 +146,9 @@ class TiedRolesMixin:
         if self.config.tie_backbones:
             self.mean_field.set_output_embeddings(twin_of(new_embeddings))
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, **kwargs: Any) -> nn.Module:
+    def resize_token_embeddings(  # type: ignore[override]
+        self, new_num_tokens: int | None = None, **kwargs: Any
+    ) -> nn.Embedding:
         """Resizes the vocabulary of tied roles; the arguments are those of transformers.
 
         Raises:

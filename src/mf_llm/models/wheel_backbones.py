@@ -157,7 +157,7 @@ class WheelBackbone:
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float32,
             local_files_only=True,
-        ).to(torch.bfloat16)
+        ).to(torch.bfloat16)  # type: ignore[arg-type]
         # GGUF keeps this number in single precision; the original configurations say 1e-5 and 1e-6.
         model.config.rms_norm_eps = round(model.config.rms_norm_eps, 10)
         model.config.name_or_path = self.base
@@ -211,9 +211,10 @@ def _mend_gemma3(tokenizer: PreTrainedTokenizerBase) -> None:
     # of one kind of blank: there Gemma's own list begins with the longest.
     backend = tokenizer.backend_tokenizer
     content = json.loads(backend.to_str())["model"]
-    runs, others = [], []
-    for pair in map(tuple, content["merges"]):
-        (runs if set(pair[0]) == set(pair[1]) and pair[0][0] in "\n\t▁" else others).append(pair)
+    runs: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
+    for first, second in content["merges"]:
+        (runs if set(first) == set(second) and first[0] in "\n\t▁" else others).append((first, second))
     runs.sort(key=lambda pair: (-len(pair[0]), -len(pair[1])))
     options = {name: content[name] for name in ("unk_token", "fuse_unk", "byte_fallback")}
     backend.model = models.BPE(vocab=content["vocab"], merges=runs + others, **options)

@@ -69,7 +69,7 @@ def _signals(candidate: Candidate, parent: Rollout, branch: Rollout, first: int)
     before = {step.step: step for step in parent.steps if step.step >= first}
     pairs = [(before[step.step], step) for step in branch.steps if step.step in before]
     mark = "simulated" if kind in _WRITTEN else ""
-    rows = [
+    rows: list[list[Cell | str]] = [
         [f"step {a.step}", _signal("without", a, mark), _signal("with", b, mark)] for a, b in spread(pairs, _STEPS)
     ]
     caption = "The signal: what people saw of the others. What an intervention puts into it is in there, too."

@@ -126,7 +126,7 @@ class ComparisonFiles:
         made = [record.get("policy_base") for record in self.made(method).get("made_with", [])]
         return sorted({str(base) for base in made if base})
 
-    def score(self, method: str, label: str, name: str = "kl") -> Mapping[str, float | None] | None:
+    def score(self, method: str, label: str, name: str = "kl") -> Mapping[str, Any] | None:
         """KL or gain of a method on a data set, with its interval; None where it is missing."""
         return self.records[label]["methods"].get(method, {}).get(name)
 
@@ -139,7 +139,7 @@ class ComparisonFiles:
         """G, the mean gain over the data sets without surveys; None where one of them is missing."""
         return self.summary["overall"].get(method, {}).get("G")
 
-    def mean(self, method: str, scope: str = ALL) -> Mapping[str, float | None] | None:
+    def mean(self, method: str, scope: str = ALL) -> Mapping[str, Any] | None:
         """Mean KL over the data sets, with the interval of ``methods.csv`` where there is one.
 
         Args:
@@ -153,7 +153,7 @@ class ComparisonFiles:
             if (row["method"], row["dataset"], row["training_seed"]) == (method, scope, "mean"):
                 # A method whose training seeds differ between data sets has no mean.
                 return _bounds(row, "kl") if row["kl"] else None
-        scores = [self.score(method, label) for label in labels]
+        scores = [score for label in labels if (score := self.score(method, label)) is not None]
         if len(scores) == 1:
             return scores[0]
         return {"value": sum(score["value"] for score in scores) / len(scores), "low": None, "high": None}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mf_llm.evaluation.intervals import Interval, event_draws, generator
 from mf_llm.evaluation.scoring import Replicated
 from mf_llm.events import Event
@@ -65,7 +67,6 @@ def _gain(files: ComparisonFiles, domain: str, method: str, members: dict[str, l
         draws = event_draws(events, rng, files.summary["n_bootstrap"])
         gain = Replicated.mean([float(rows[event.event_id]["gain"]) for event in events], draws)
         parts.append((len(events) / n_events, gain))
-    total = Replicated(
-        sum(share * gain.value for share, gain in parts), sum(share * gain.replicates for share, gain in parts)
-    )
+    replicates = [share * gain.replicates for share, gain in parts if gain.replicates is not None]
+    total = Replicated(sum(share * gain.value for share, gain in parts), np.sum(replicates, axis=0))
     return DomainGain(domain=domain, method=method, gain=total.interval(), n_events=n_events, data_sets=tuple(members))

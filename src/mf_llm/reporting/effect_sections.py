@@ -29,7 +29,7 @@ def ranking_section(ranking: Ranking, n_seeds: int, figure: EffectFigure) -> Sec
     target = ranking.target
     weighted = target.cost_weight > 0
     moved = moving_placebos(ranking)
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             Cell(text=one.name, detail=_fate(one, n_seeds)),
             _effect_cell(one.effect, mark=_mark(one, ranking, moved)),
@@ -125,7 +125,7 @@ def _at_target(effects: Effects, plan: InterventionPlan, members: Sequence[Candi
 def _by_step(effects: Effects, category: str, members: Sequence[Candidate]) -> Table:
     most = max(effects.seeds, key=lambda name: len(effects.seeds[name]))
     k = effects.categories.index(category)
-    rows = []
+    rows: list[list[Cell | str]] = []
     for t, step in enumerate(effects.steps):
         cells = []
         for one in members:

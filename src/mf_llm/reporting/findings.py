@@ -62,7 +62,7 @@ def _lowest(files: ComparisonFiles) -> list[str]:
     for kind, words in ((TUNED, "tuned"), (UNTUNED, "untuned")):
         members = {name: mean["value"] for name, mean in means.items() if files.kind(name) == kind}
         if members and not set(names) & set(members):
-            best = min(members, key=members.get)
+            best = min(members, key=lambda name: members[name])
             found.append(f"Among {words} language models it is that of {best}: {with_bounds(means[best])} nats.")
     incomplete = len(files.names) - len(means)
     if incomplete:
@@ -83,8 +83,8 @@ def _gains(files: ComparisonFiles) -> list[str]:
     found, n_above = [], 0
     for gains, where in ((mean, "In the mean over data sets"), (single, "On single data sets")):
         above = {name: gain for name, gain in gains.items() if (gain["low"] or 0.0) > ROUNDING}
-        ordered = sorted(above, key=lambda name, above=above: -above[name]["value"])
-        texts = [f"{name} ({with_bounds(above[name], 4)})" for name in ordered]
+        ordered = sorted(above.items(), key=lambda item: -item[1]["value"])
+        texts = [f"{name} ({with_bounds(gain, 4)})" for name, gain in ordered]
         n_above += len(above)
         if above:
             found.append(

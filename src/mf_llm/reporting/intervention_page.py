@@ -158,11 +158,11 @@ def _placebos_without_target(plan: InterventionPlan, effects: Effects) -> dict[s
             for category in effects.categories
             if (effect := effect_on(effects, name, target, category, level)) is not None
         }
-        moves = [one for one, effect in known.items() if effect.low is not None and not effect.low <= 0 <= effect.high]
+        moves = [one for one, effect in known.items() if not (effect.low or 0.0) <= 0 <= (effect.high or 0.0)]
         category = max(moves or known, key=lambda one, known=known: abs(known[one].value), default=None)
         if category is not None:
-            effect = f"{points_of(known[category].value)} points {bounds_of(known[category])}".rstrip()
-            found[name] = (bool(moves), f"{effect} on {category} at step {target.last}")
+            words = f"{points_of(known[category].value)} points {bounds_of(known[category])}".rstrip()
+            found[name] = (bool(moves), f"{words} on {category} at step {target.last}")
     return found
 
 

@@ -124,8 +124,7 @@ def _figure(trajectory: Trajectory, *, texts: bool) -> Figure:
 
 
 def _cost(cost: Cost) -> list[str]:
-    known = cost.seconds is not None and cost.people > 0
-    per_person = cost.seconds / cost.people * 1000 if known else None
+    per_person = cost.seconds / cost.people * 1000 if cost.seconds is not None and cost.people > 0 else None
     return [
         f"{cost.rollouts:,}",
         f"{cost.people:,}",

@@ -62,10 +62,11 @@ def answer(row: ActionRow, categories: Sequence[str]) -> str:
     """What a row says: its label, the likeliest category, or why it failed."""
     if row.source == FAILED:
         return f"failed: {row.failure}"
-    if row.probabilities is None:
+    p = row.probabilities
+    if p is None:
         return row.label or NONE
-    place = max(range(len(categories)), key=lambda number: row.probabilities[number])
-    return f"likeliest: {categories[place]} ({row.probabilities[place]:.0%})"
+    place = max(range(len(categories)), key=lambda number: p[number])
+    return f"likeliest: {categories[place]} ({p[place]:.0%})"
 
 
 def spread(entries: Sequence[Entry], count: int) -> list[Entry]:

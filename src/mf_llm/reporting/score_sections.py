@@ -146,7 +146,9 @@ def differences_section(files: ComparisonFiles) -> Section:
         scopes.sort(key=lambda scope: scope in files.records)
         found = {(row["a"], row["b"], row["dataset"]): row for row in files.pairs}
         pairs = list(dict.fromkeys((row["a"], row["b"]) for row in files.pairs))
-        rows = [[f"{a} {MINUS} {b}", *(_difference(found.get((a, b, s))) for s in scopes)] for a, b in pairs]
+        rows: list[list[Cell | str]] = [
+            [f"{a} {MINUS} {b}", *(_difference(found.get((a, b, s))) for s in scopes)] for a, b in pairs
+        ]
         caption = (
             "KL of the first method minus KL of the second, on the same events, people and training seeds, with 95 % "
             "intervals. Below zero the first is nearer to people; marked where the whole interval is."
@@ -167,7 +169,7 @@ def differences_section(files: ComparisonFiles) -> Section:
 
 def variety_section(files: ComparisonFiles) -> Section:
     """Entropy ratios."""
-    rows = []
+    rows: list[list[Cell | str]] = []
     for name in files.names:
         cells = [files.method_row(name, label).get("entropy_ratio", "") for label in files.records]
         if any(cells):
@@ -250,7 +252,7 @@ def _domains(files: ComparisonFiles, real: RealEvents | None) -> list[Block]:
         )
         for domain, count in counts.items()
     ]
-    body = [
+    body: list[list[Cell | str]] = [
         [
             Cell(text=one.domain, mark="" if one.claimed else "missing"),
             one.method,
@@ -292,7 +294,7 @@ def _backbones(files: ComparisonFiles) -> list[Block]:
     heading = "By backbone"
     if len(distinct) < 2:
         return [Text(heading=heading, text=f"All models have one backbone: {distinct[0]}.")] if distinct else []
-    rows = [
+    rows: list[list[Cell | str]] = [
         [base, name, score_cell(files.gain(name), 4), score_cell(files.mean(name))]
         for base in distinct
         for name, found in bases.items()

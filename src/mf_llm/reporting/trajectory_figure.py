@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,12 +13,12 @@ from mf_llm.reporting.trajectories import Trajectory
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LOOKS = {
+_LOOKS: dict[str, dict[str, Any]] = {
     "tuned": {"color": BLUE, "ls": "--", "marker": "s"},
     "untuned": {"color": ORANGE, "ls": "-.", "marker": "^"},
     "reference": {"color": GREY, "ls": ":", "marker": "x"},
 }
-_REAL = {"color": "black", "ls": "-", "marker": "o", "ms": 2.6, "lw": 1.5}
+_REAL: dict[str, Any] = {"color": "black", "ls": "-", "marker": "o", "ms": 2.6, "lw": 1.5}
 _SHADE = "#ececec"
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mf_llm.errors import InputError
+from mf_llm.models.configuration_mf_llm import ROLES
 from mf_llm.models.generation_configs import LENGTH_DEFAULTS
 from mf_llm.models.processing_mf_llm import PromptLimits
 from mf_llm.simulation.simulation_config import SimulationConfig
@@ -41,7 +42,7 @@ def within_context(model: MFLLMForSimulation, config: SimulationConfig) -> Simul
         InputError: if they leave too little for any prompt.
     """
     limit = config.max_prompt_tokens
-    for role in LENGTH_DEFAULTS:
+    for role in ROLES:
         positions = getattr(model.backbone(role).config.get_text_config(), "max_position_embeddings", None)
         if positions is not None:
             limit = min(limit, positions - max_new_tokens(model, role, config) - _OPTION_ROOM)

@@ -75,7 +75,7 @@ class EventRun:
         self._rows: list[ActionRow] = []
         self._spent = 0.0
         self._before = (0, 0)
-        resolved = {
+        resolved: dict[str, Any] = {
             "action": plan.answer.kind,
             "dimension": plan.answer.dimension,
             "warm_up_turns": plan.warm_up,
@@ -126,8 +126,8 @@ class EventRun:
                 f"{self.journal.path} must hold at most {len(self.waiting)} steps, got {len(done)}; the run cannot be "
                 "resumed; move the folder away and start anew."
             )
-        for finished in self.past[len(done) :]:
-            self.journal.append(finished)
+        for step in self.past[len(done) :]:
+            self.journal.append(step)
         self._replay([*done, *self.past[len(done) :]])
         if not self.waiting:  # stopped between its last step and its rollout
             self._save()

@@ -59,7 +59,7 @@ class _AfterFirstLine(StoppingCriteria):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
         breaks = torch.isin(input_ids[:, self.prompt_length :], self.line_breaks.to(input_ids.device))
-        return (breaks & ((~breaks).cumsum(dim=1) > 0)).any(dim=1)
+        return (breaks & ((~breaks).cumsum(dim=1) > 0)).any(dim=1)  # type: ignore[return-value]
 
 
 def _first_line_ends(answer: Sequence[int], line_break_ids: Sequence[int]) -> bool:
@@ -81,7 +81,9 @@ class _FiniteGuard(LogitsProcessor):
         self.failed_at[broken & ~self.failed] = self._calls
         self.failed |= broken
         self._calls += 1
-        return scores.masked_fill(broken.to(scores.device)[:, None], 0.0) if broken.any() else scores
+        if broken.any():
+            return scores.masked_fill(broken.to(scores.device)[:, None], 0.0)  # type: ignore[return-value]
+        return scores
 
 
 @torch.inference_mode()
@@ -115,8 +117,8 @@ def generate_keyed(
             not fit into memory is halved.
     """
     end_ids = answer_ends(end_ids, generation_config)
-    alike = prefix is None or isinstance(prefix, SharedPrefix)
-    prefixes: list[SharedPrefix | None] = [prefix] * len(segments) if alike else list(prefix)
+    prefixes: list[SharedPrefix | None]
+    prefixes = [prefix] * len(segments) if prefix is None or isinstance(prefix, SharedPrefix) else list(prefix)
     answers: list[Generated | None] = [None] * len(segments)
 
     def generate(batch: Sequence[int]) -> list[Generated]:
@@ -218,7 +220,7 @@ def _write(
             greedy.min_new_tokens = min(max(greedy.min_new_tokens - written, 0), limits["max_new_tokens"])
         if generation_config.do_sample:
             processors.append(KeyedGumbel([keys[row] for row in rows], prompt_length))
-        output = backbone.generate(
+        output = backbone.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=mask,
             **cache_argument(backbone, cache),

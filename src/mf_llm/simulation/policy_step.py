@@ -193,6 +193,7 @@ class PolicyStep(PeopleStep):
         if not self._reads_options:
             if advance is not None:
                 advance(len(segments))
+            assert self.carry is not None  # without an anchor options are read
             return np.tile(self.carry, (len(segments), 1))  # f = 0: nothing was tuned
         result = np.empty((len(segments), len(self.options)))
         content_free = self._content_free(step) if self.config.calibrated else None

@@ -240,7 +240,8 @@ class Population:
         if all(texts):
             columns = {TEXT_COLUMN: pa.array(self.states, pa.string())}
         else:
-            columns = {name: _arrow([dict(state).get(name) for state in self.states]) for name in self.fields}
+            states = [dict(state) for state in self.states if not isinstance(state, str)]
+            columns = {name: _arrow([state.get(name) for state in states]) for name in self.fields}
         columns[PEOPLE_COLUMN] = pa.array(self.weights, pa.float64())
         return pa.table(columns).replace_schema_metadata({_TEXTS: b"1"} if all(texts) else None)
 
@@ -278,9 +279,10 @@ class Population:
         for name, values in labels.items():
             if OUTSIDE in values:
                 place = values.index(OUTSIDE)
+                state: Any = self.states[place]
                 raise InputError(
                     f"states[{place}]: `{name}` must lie in one of the bins {binned[name]}, got "
-                    f"{show(dict(self.states[place])[name])}; nobody is dropped silently; add a bin for it."
+                    f"{show(state[name])}; nobody is dropped silently; add a bin for it."
                 )
         if all(name in binned and binned[name] is None for name in self.fields) and self.fields:
             raise InputError(
@@ -318,7 +320,7 @@ def _weighted(records: Iterable[State], weight: str | None) -> Iterable[tuple[St
             yield plain_mapping(record), 1.0
             continue
         value = record.get(weight) if isinstance(record, Mapping) else None
-        if not is_number(value) or not 0 <= value < math.inf:
+        if isinstance(record, str) or not is_number(value) or not 0 <= value < math.inf:
             raise InputError(
                 f"row {row}: the weight `{weight}` must be a number of at least 0, got {show(value)}; people cannot "
                 "be counted; correct the record."

@@ -74,7 +74,7 @@ def shown(value: Any) -> str:
 def load_bins(path: str | Path) -> dict[str, Any]:
     """Reads bins from a YAML or JSON file.
 
-    In YAML::
+    In YAML:
 
         age: [18, 30, 45, 65, null]            # 18 to 29, 30 to 44, 45 to 64, 65 and over
         education:

@@ -39,6 +39,7 @@ class PopulationDecisions(Decisions):
         speakers: the sample.
     """
 
+    probabilities: np.ndarray
     counts: np.ndarray
     speakers: tuple[Speaker, ...]
 
@@ -82,7 +83,7 @@ class PopulationStep(PolicyStep):
             speakers=speakers,
         )
 
-    def rows(
+    def rows(  # type: ignore[override]
         self,
         decisions: PopulationDecisions,
         generated: Sequence[Generated],
@@ -107,7 +108,9 @@ class PopulationStep(PolicyStep):
             states.append(row)
         return states + spoken
 
-    def text_prompts(self, decisions: PopulationDecisions) -> tuple[list[SharedPrefix], list[list[int]], list[int]]:
+    def text_prompts(  # type: ignore[override]
+        self, decisions: PopulationDecisions
+    ) -> tuple[list[SharedPrefix], list[list[int]], list[int]]:
         """Shared prefix, own part of the prompt and stream key of each writer."""
         prefixes, prompts, keys = [], [], []
         for place in decisions.writers:

@@ -45,6 +45,6 @@ def encode_prefix(stems: PrefixStems, parts: Sequence[Sequence[int]]) -> SharedP
         stems: what was encoded before.
         parts: at least one part, each of at least one token.
     """
-    parts = tuple(map(tuple, parts))
-    before = stems.encoded(parts[:-1]) if len(parts) > 1 else None
-    return readout.encode_prefix(stems.backbone, parts[-1], before)
+    known: Parts = tuple(tuple(part) for part in parts)
+    before = stems.encoded(known[:-1]) if len(known) > 1 else None
+    return readout.encode_prefix(stems.backbone, known[-1], before)

@@ -201,9 +201,8 @@ class Rollout:
         n_failed, categories = record.pop("n_failed", None), record["categories"]
         record["categories"] = tuple(categories) if isinstance(categories, list) else categories
         rollout = cls(**record)
-        for name, content, rows, kind in zip(
-            tables, tables.values(), (rollout.actions, rollout.steps), (ActionRow, StepRow), strict=True
-        ):
+        parts: tuple[tuple[list[Any], type], ...] = ((rollout.actions, ActionRow), (rollout.steps, StepRow))
+        for (name, content), (rows, kind) in zip(tables.items(), parts, strict=True):
             table = pq.read_table(BytesIO(content))
             _check_origin(rollout, name, table)
             rows += _rows(table, kind)

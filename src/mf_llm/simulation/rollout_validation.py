@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mf_llm.argument_checks import check_types
 from mf_llm.errors import InputError
@@ -60,7 +60,8 @@ def check_rollout(rollout: Rollout) -> None:
     except InputError as error:
         raise InputError(f"rollout.json: {error}") from None
     steps, actions = rollout.steps, rollout.actions
-    for name, rows in (("steps", steps), ("actions", actions)):
+    tables: tuple[tuple[str, Sequence[Any]], ...] = (("steps", steps), ("actions", actions))
+    for name, rows in tables:
         for number, row in enumerate(rows, 1):
             try:
                 if name == "steps":

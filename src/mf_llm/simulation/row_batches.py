@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -113,7 +113,8 @@ def _copied(distinct: Sequence[SharedPrefix], prefixes: Prefixes) -> DynamicCach
     places = {id(prefix): place for place, prefix in enumerate(distinct)}
     rows = torch.tensor([places[id(prefix)] for prefix in prefixes])
     stacked = _stacked(distinct)
-    stacked.batch_select_indices(rows.to(stacked.layers[0].keys.device))
+    layer: Any = stacked.layers[0]
+    stacked.batch_select_indices(rows.to(layer.keys.device))
     return stacked
 
 

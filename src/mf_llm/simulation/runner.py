@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from mf_llm.argument_checks import check_whole
 from mf_llm.errors import InputError
@@ -21,6 +21,7 @@ from mf_llm.simulation.population_plan import plan_population
 from mf_llm.simulation.progress import Progress
 from mf_llm.simulation.rollout import Rollout
 from mf_llm.simulation.run_folder import check_distinct_ids, rollout_name
+from mf_llm.simulation.run_options import RunOptions
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, plan_simulation
 
@@ -37,7 +38,7 @@ def simulate(
     config: SimulationConfig | None = None,
     *,
     seeds: Sequence[int],
-    **kwargs: Any,
+    **options: Unpack[RunOptions],
 ) -> list[Rollout]: ...
 @overload
 def simulate(
@@ -45,7 +46,7 @@ def simulate(
     processor: MFLLMProcessor | None,
     event: Event,
     config: SimulationConfig | None = None,
-    **kwargs: Any,
+    **options: Unpack[RunOptions],
 ) -> Rollout: ...
 @overload
 def simulate(
@@ -53,7 +54,7 @@ def simulate(
     processor: MFLLMProcessor | None,
     event: Sequence[Event],
     config: SimulationConfig | None = None,
-    **kwargs: Any,
+    **options: Unpack[RunOptions],
 ) -> list[Rollout]: ...
 def simulate(
     model: MFLLMForSimulation | Endpoint,
@@ -134,9 +135,8 @@ def simulate(
             folder = where
             if folder is not None and several:
                 folder = folder / "rollouts" / rollout_name(one.event_id, one_config.seed)
-            common = {"versions": versions, "data_set": data_set, "bar": bar, "folder": folder}
-            common["interventions"] = interventions
-            runs.append(partial(EventRun, engine, one, one_config, plan, **common))
+            common: dict[str, Any] = {"versions": versions, "data_set": data_set, "bar": bar, "folder": folder}
+            runs.append(partial(EventRun, engine, one, one_config, plan, interventions=interventions, **common))
         rollouts = run_in_lockstep(engine, runs, events_together=events_together, resume=resume)
     return rollouts if several else rollouts[0]
 

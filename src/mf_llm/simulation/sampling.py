@@ -84,7 +84,8 @@ class KeyedGumbel(LogitsProcessor):
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        return noisy_scores(scores.float(), self.keys.to(scores.device), input_ids.shape[1] - self.prompt_length)
+        n = input_ids.shape[1] - self.prompt_length
+        return noisy_scores(scores.float(), self.keys.to(scores.device), n)  # type: ignore[return-value]
 
 
 class TopP(LogitsProcessor):
@@ -112,4 +113,4 @@ class TopP(LogitsProcessor):
         flat = (reached[:, -1] < self.top_p).nonzero()[:, 0]
         if len(flat):
             result[flat] = self._by_sorting(input_ids, scores[flat])
-        return result
+        return result  # type: ignore[return-value]

@@ -107,7 +107,7 @@ class _SharedLayer(DynamicLayer):
         keys, values = super().update(key_states, value_states)
         # Attention functions are not given the cache. Should a model change the keys on their way, the attribute is
         # gone, and the mask, which covers the prefix too, fits them no more: an error, never a wrong result.
-        keys.shared_prefix = self.prefix
+        keys.shared_prefix = self.prefix  # type: ignore[attr-defined]
         return keys, values
 
     def get_seq_length(self) -> int:
@@ -118,7 +118,7 @@ class _SharedLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         self.prefix = self.prefix.selected(indices)
-        if self.is_initialized:
+        if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[indices], self.values[indices]
 
 
@@ -135,13 +135,14 @@ def shared_cache(cache: DynamicCache, owners: Sequence[int] | None = None) -> Dy
         owners: the prefix of each row, in increasing order; None: `cache` holds one, for any number of rows.
     """
     shared = DynamicCache()
+    layers: list[Any] = cache.layers
     if owners is None:
-        shared.layers = [_SharedLayer(SharedKeys(layer.keys, layer.values)) for layer in cache.layers]
+        shared.layers = [_SharedLayer(SharedKeys(layer.keys, layer.values)) for layer in layers]
         return shared
     first, last = owners[0], owners[-1] + 1
     counts = tuple(torch.bincount(torch.tensor(owners) - first, minlength=last - first).tolist())
     shared.layers = [
-        _SharedLayer(SharedKeys(layer.keys[first:last], layer.values[first:last], counts)) for layer in cache.layers
+        _SharedLayer(SharedKeys(layer.keys[first:last], layer.values[first:last], counts)) for layer in layers
     ]
     return shared
 

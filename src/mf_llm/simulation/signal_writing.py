@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mf_llm.simulation.generation import generate_keyed
 from mf_llm.simulation.keyed_draws import stream_key
-from mf_llm.simulation.mean_field_step import MeanFieldStep
 from mf_llm.simulation.rollout import ActionRow
 from mf_llm.simulation.steps import Step
 
@@ -17,13 +17,13 @@ class SignalRequest:
     """One signal to be written.
 
     Attributes:
-        mean_field: of the event.
+        mean_field: of the event, as the engine made it.
         step: the step people just made.
         rows: their actions.
         previous: the signal before, or None.
     """
 
-    mean_field: MeanFieldStep
+    mean_field: Any
     step: Step
     rows: Sequence[ActionRow]
     previous: str | None

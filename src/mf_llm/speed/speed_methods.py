@@ -70,7 +70,10 @@ def _generate(backbone: PreTrainedModel, prefix: Ids, people: Sequence[Ids], con
     for start in range(0, len(people), REFERENCE_BATCH):
         rows = [[*prefix, *person] for person in people[start : start + REFERENCE_BATCH]]
         ids = torch.tensor(rows, device=backbone.device)
-        written = backbone.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        mask = torch.ones_like(ids)
+        written = backbone.generate(  # type: ignore[operator]
+            input_ids=ids, attention_mask=mask, generation_config=config
+        )
         answers += written[:, ids.shape[1] :].tolist()
     return answers
 
@@ -93,7 +96,9 @@ def _continuous_batching(
     before = backbone.config._attn_implementation
     try:
         rows = [[*prefix, *person] for person in people]
-        answers = backbone.generate_batch(rows, generation_config=config, continuous_batching_config=settings)
+        answers = backbone.generate_batch(  # type: ignore[operator]
+            rows, generation_config=config, continuous_batching_config=settings
+        )
     finally:
         backbone.set_attn_implementation(before)
     return [answer.generated_tokens for answer in answers.values()]

@@ -67,7 +67,7 @@ def measure(backbone: PreTrainedModel, config: Any, case: SpeedCase, ceilings: C
     several = [(rows * length, spent) for (rows, length), spent in parts if length > 1 or not writes]
     single = [(rows * length, spent) for (rows, length), spent in parts if length == 1 and writes]
     weights = sum(p.numel() for p in backbone.base_model.parameters())
-    embedded = backbone.get_input_embeddings().weight.numel()
+    embedded = sum(p.numel() for p in backbone.get_input_embeddings().parameters())
     size = next(backbone.parameters()).element_size()
     tokens = sum(rows * length for rows, length in passes.tokens)
     return SpeedResult(
@@ -128,7 +128,7 @@ def run(settings: dict[str, Any], told: Callable[[str], None] = lambda line: Non
         torch.set_num_threads(settings["threads"])
     model, _ = load_model_and_processor(settings["model"], dtype=settings["dtype"], progress=False)
     if torch.cuda.is_available():
-        model = model.to("cuda")
+        model = model.to("cuda")  # type: ignore[arg-type]
     model.eval()
     backbone, config = model.backbone("policy"), model.generation_config_of("policy")
     ceilings = measure_ceilings(backbone.device, backbone.dtype)

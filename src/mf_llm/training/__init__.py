@@ -5,6 +5,8 @@ Names are imported on first use; what is here needs the extra ``train``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mf_llm._lazy_names import lazy_names
 
 _PUBLIC_NAMES = {
@@ -20,4 +22,16 @@ _PUBLIC_NAMES = {
     "write_model_card": "mf_llm.training.model_card",
 }
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)
+if TYPE_CHECKING:
+    from mf_llm.training.card_data import CardData as CardData
+    from mf_llm.training.data_collator import DataCollatorForIBTune as DataCollatorForIBTune
+    from mf_llm.training.ib_tune_config import IBTuneConfig as IBTuneConfig
+    from mf_llm.training.ib_tune_trainer import IBTuneTrainer as IBTuneTrainer
+    from mf_llm.training.lora import lora_config as lora_config
+    from mf_llm.training.model_card import write_model_card as write_model_card
+    from mf_llm.training.sft import PolicySFTTrainer as PolicySFTTrainer
+    from mf_llm.training.sft import sft_rows as sft_rows
+    from mf_llm.training.transition_settings import TransitionSettings as TransitionSettings
+    from mf_llm.training.transitions import build_transitions as build_transitions
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _PUBLIC_NAMES)

@@ -162,10 +162,11 @@ class EarlyStopping(EarlyStoppingCallback):
         """Takes the count out of the checkpoint that training is resumed from."""
         super().on_train_begin(args, state, control, **kwargs)
         # A checkpoint of a run without early stopping has no place for the count, which the Trainer would look for.
-        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        callbacks: Any = state.stateful_callbacks
+        saved = callbacks.setdefault(type(self).__name__, self.state())
         self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
 
-    def on_evaluate(
+    def on_evaluate(  # type: ignore[override]
         self,
         args: TrainingArguments,
         state: TrainerState,
@@ -174,8 +175,9 @@ class EarlyStopping(EarlyStoppingCallback):
         **kwargs: Any,
     ) -> None:
         """Counts the evaluations without a better one."""
+        config: Any = args
         phases = getattr(args, "schedule", None) == "sequential"
-        if phases and state.global_step <= args.mean_field_steps(state.max_steps) < state.max_steps:
+        if phases and state.global_step <= config.mean_field_steps(state.max_steps) < state.max_steps:
             return
         super().on_evaluate(args, state, control, metrics, **kwargs)
 

@@ -33,11 +33,11 @@ class CompositeCheckpoints(HubUploads):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes the card into the output folder; the arguments of transformers are not needed."""
         if self.is_world_process_zero():
-            self._write_card(self.args.output_dir)
+            self._write_card(str(self.args.output_dir))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # Not training_args.bin: nothing reads it back, and a pickle tells paths of this machine to the Hub.
-        folder = output_dir or self.args.output_dir
+        folder = output_dir or str(self.args.output_dir)
         if self.args.should_save:
             self.composite.save_pretrained(folder, state_dict=state_dict)
             self.processor.save_pretrained(folder)
@@ -66,4 +66,4 @@ class CompositeCheckpoints(HubUploads):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
-            load_adapter_weights(self.composite, self.state.best_model_checkpoint)
+            load_adapter_weights(self.composite, str(self.state.best_model_checkpoint))

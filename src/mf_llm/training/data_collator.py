@@ -23,12 +23,14 @@ class DataCollatorForIBTune:
 
     * `policy_trees`: prompt -> profiles -> options -> texts, one tree per transition and signal;
     * `signal_trees`: prompt -> K signals, one tree per transition, for the mean-field model or its prior;
-    * `pack`: trees to tensors. For a prompt ``[5 6 7]`` with the branches ``[8 9]`` and ``[8 4 2]``, scored, it gives
+    * `pack`: trees to tensors.
 
-          input_ids     [[5, 6, 7, 8, 8, 4]]          (the last token of a leaf is predicted, never read)
-          position_ids  [[0, 1, 2, 3, 3, 4]]
-          attention     row 4 (the second 8) sees columns 0 1 2 and 4, not 3
-          log_probs     [[log p(8), log p(9), 0], [log p(8), log p(4), log p(2)]]
+    A prompt ``[5 6 7]`` with the branches ``[8 9]`` and ``[8 4 2]``, scored, gives
+
+        input_ids     [[5, 6, 7, 8, 8, 4]]          (the last token of a leaf is predicted, never read)
+        position_ids  [[0, 1, 2, 3, 3, 4]]
+        attention     row 4 (the second 8) sees columns 0 1 2 and 4, not 3
+        log_probs     [[log p(8), log p(9), 0], [log p(8), log p(4), log p(2)]]
 
     Attributes:
         processor: prompts and tokenizers.

@@ -18,15 +18,18 @@ from mf_llm.redaction import redacted
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
+    from transformers import Trainer
 
     from mf_llm.models import MFLLMConfig, MFLLMForSimulation
+else:
+    Trainer = object  # what it is mixed into
 
 logger = logging.getLogger(__name__)
 
 STRATEGIES = ("end", "every_save")
 
 
-class HubUploads:
+class HubUploads(Trainer):
     """Mixin of a `Trainer` whose checkpoints are composites.
 
     The Trainer itself uploads its whole output folder (TensorBoard logs, other scripts' files, a pickle of its
@@ -54,7 +57,7 @@ class HubUploads:
         check_bases_are_public(self.composite.config)
         super().init_hf_repo(token=token, private=private)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
@@ -84,21 +87,24 @@ class HubUploads:
             return None
         self.create_model_card(**kwargs)
         self._finish_current_push()
-        return self._upload(self.args.output_dir, commit_message, token=token, revision=revision, blocking=blocking)
+        folder = str(self.args.output_dir)
+        return self._upload(folder, commit_message, token=token, revision=revision, blocking=blocking)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == "end":
             return
-        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        running: Any = self.push_in_progress
+        busy = running is not None and not running.is_done()
         if busy and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        job = self._upload(checkpoint_folder, f"Training in progress, step {self.state.global_step}", blocking=False)
+        message = f"Training in progress, step {self.state.global_step}"
+        job: Any = self._upload(checkpoint_folder, message, blocking=False)
         job.add_done_callback(_tell_failure)
         if busy:
-            self.push_in_progress.jobs.append(job)
+            running.jobs.append(job)
         else:
-            self.push_in_progress = PushInProgress([job])
+            self.push_in_progress = PushInProgress([job])  # type: ignore[assignment, arg-type]
 
     def _upload(
         self,
@@ -114,7 +120,7 @@ class HubUploads:
             CommitOperationAdd(path_in_repo=path.as_posix(), path_or_fileobj=(Path(folder) / path).read_bytes())
             for path in checkpoint_files(folder)
         ]
-        return HfApi().create_commit(
+        return HfApi().create_commit(  # type: ignore[call-overload]
             self.hub_model_id,
             operations,
             commit_message=commit_message or "Upload model",

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from mf_llm.argument_checks import check_types
 from mf_llm.errors import InputError
+from mf_llm.models.configuration_mf_llm import ROLES, Role, check_role
 from mf_llm.training.prompt_trees import TARGETS
 
 SCHEDULES = ("sequential", "alternate", "joint", "policy", "mean_field")
@@ -98,7 +99,7 @@ class IBTuneConfig(TrainingArguments):
     per_device_eval_batch_size: int = _option(8, "Transitions per evaluation batch and process.")
     logging_steps: float = _option(1, "Log every so many steps.")
     dataloader_pin_memory: bool = _option(False, "Batches are text until signals are drawn.")
-    remove_unused_columns: bool | None = _option(False, "Must be False: a transition is text until signals are drawn.")
+    remove_unused_columns: bool = _option(False, "Must be False: a transition is text until signals are drawn.")
 
     def __post_init__(self) -> None:
         self._check()
@@ -110,9 +111,9 @@ class IBTuneConfig(TrainingArguments):
         super().__post_init__()
 
     @property
-    def trains(self) -> tuple[str, ...]:
+    def trains(self) -> tuple[Role, ...]:
         """The roles that are trained at some time."""
-        return (self.schedule,) if self.schedule in ("policy", "mean_field") else ("mean_field", "policy")
+        return (check_role(self.schedule),) if self.schedule in ROLES else ("mean_field", "policy")
 
     def mean_field_steps(self, max_steps: int) -> int:
         """How many of the optimiser steps the mean field gets first in the sequential schedule."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -288,7 +288,7 @@ def _decoding(trainer: IBTuneTrainer, model: MFLLMForSimulation, prompt: list[in
     """Seconds of one step that decodes a token of each of some signals."""
     # The end is no token, so that every row goes on.
     keys = [[stream_key(_TURN, row)] for row in range(rows)]
-    options = {"temperature": trainer.args.signal_temperature, "end_ids": [-1]}
+    options: dict[str, Any] = {"temperature": trainer.args.signal_temperature, "end_ids": [-1]}
     backbone, taken = model.backbone("mean_field"), []
     for length in (1, 1, 1 + _DECODED):  # the first call is slower
         start = _now(model)

@@ -22,7 +22,7 @@ from mf_llm.training.card_data import CardData
 from mf_llm.training.composite_checkpoints import CompositeCheckpoints
 from mf_llm.training.data_collator import DataCollatorForIBTune
 from mf_llm.training.ib_tune_config import BOTTLENECK_FIELDS, IBTuneConfig
-from mf_llm.training.lora import add_adapters
+from mf_llm.training.lora import add_adapters, check_adapters
 from mf_llm.training.losses import LossParts, mean_field_loss
 from mf_llm.training.policy_scores import policy_loss, policy_scores
 from mf_llm.training.repeated_batches import RepeatedBatches
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftConfig
 
-_PARTS = ("label_nll", "policy_nll", "population_kl", "rate", "ratio", "relevance", "reward", "reward_std")
-_PARTS += ("signal_tokens", "text_nll")
+_LOSSES = ("label_nll", "policy_nll", "population_kl", "rate", "ratio", "relevance", "reward", "reward_std")
+_PARTS = (*_LOSSES, "signal_tokens", "text_nll")
 
 
 class IBTuneTrainer(CompositeCheckpoints, Trainer):
@@ -65,6 +65,12 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         InputError: a role that is to be trained has no adapters, or data are missing.
     """
 
+    args: IBTuneConfig
+    model: MFLLMForSimulation
+    data_collator: DataCollatorForIBTune
+    train_dataset: Any
+    _drawn: list[PreparedBatch]  # by micro-batch, as long as they are used again
+    _micro: tuple[int, int]  # the step, and the number of its micro-batch
     _tag_names = ("mf_llm", "ib-tune")
     card_fields = BOTTLENECK_FIELDS
     # compute_loss returns a mean over transitions: the Trainer is to divide by the accumulation steps.
@@ -89,8 +95,8 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
                 raise InputError("`peft_config` must be None for a model that has adapters already; leave it out.")
             set_seed(args.seed)  # the adapters are drawn at random
             # The wrapper is not kept: the composite carries the adapters, and saves and loads them itself.
-            model = add_adapters(model, peft_config).get_base_model()
-        _check_adapters(model, args)
+            add_adapters(model, peft_config)
+        check_adapters(model, args)
         for role in ("policy", "mean_field"):
             if role not in args.trains and model.has_adapters(role):
                 model.freeze(role)
@@ -167,6 +173,8 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
             return super().create_scheduler(num_training_steps, optimizer)
         phases = [first, num_training_steps - first]
         optimizer = optimizer or self.optimizer
+        assert optimizer is not None
+        options: Any = self.args.lr_scheduler_kwargs
         factors = []
         for steps in phases:
             scratch = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -175,7 +183,7 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
                 optimizer=scratch,
                 num_warmup_steps=self.args.get_warmup_steps(steps),
                 num_training_steps=steps,
-                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+                scheduler_specific_kwargs=options,
             )
             if not isinstance(one, LambdaLR):
                 return super().create_scheduler(num_training_steps, optimizer)
@@ -187,7 +195,7 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        sampler = super()._get_train_sampler(train_dataset)
+        sampler: Any = super()._get_train_sampler(train_dataset)
         if self.args.updates_per_draw == 1 or sampler is None:
             return sampler
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -195,7 +203,7 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
 
     # -- preparing a batch --------------------------------------------------------------------------------------------
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> PreparedBatch:
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> PreparedBatch:  # type: ignore[override]
         """Draws the signals of a batch, once per `updates_per_draw` steps in training."""
         transitions = inputs["transitions"]
         if not self.model.training:
@@ -221,18 +229,17 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         return prepared
 
     def _forget_draws(self) -> None:
-        self._drawn: list[PreparedBatch] = []  # by micro-batch, as long as they are used again
-        self._micro = (-1, 0)  # the step, and the number of its micro-batch
+        self._drawn, self._micro = [], (-1, 0)
         if self.args.has_text and self.args.schedule in ("sequential", "policy") and self.train_dataset is not None:
             ahead = self.args.world_size == 1
             # Of each process its own: another one draws for other transitions. Sharded weights have no fingerprint.
             name = SIGNALS_FILE.format(process=self.args.process_index)
-            file = None if self.is_fsdp_enabled else SignalFile(Path(self.args.output_dir) / name)
+            file = None if self.is_fsdp_enabled else SignalFile(Path(str(self.args.output_dir)) / name)
             self.preparer.store = SignalStore(self.preparer.sampler, self.train_dataset, ahead=ahead, file=file)
 
     # -- losses -------------------------------------------------------------------------------------------------------
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]
         self,
         model: torch.nn.Module,
         inputs: PreparedBatch,
@@ -240,7 +247,8 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """One call of the wrapped model for all roles of the step; the loss is a mean over transitions."""
-        device, arguments = self.accelerator.device, {}
+        device = self.accelerator.device
+        arguments: dict[str, Any] = {}
         if inputs.policy is not None:
             arguments |= inputs.policy[1].model_inputs("policy", device)
         if inputs.mean_field is not None:
@@ -261,6 +269,7 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         return (loss, output) if return_outputs else loss
 
     def _mean_field_loss(self, inputs: PreparedBatch, logits: torch.Tensor) -> LossParts:
+        assert inputs.mean_field is not None and inputs.log_r is not None and inputs.relevance is not None
         log_q = inputs.mean_field.log_probs(logits, self.args.signal_temperature).view(inputs.log_r.shape)
         loss = mean_field_loss(
             log_q,
@@ -275,9 +284,10 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         return loss
 
     def _policy_loss(self, inputs: PreparedBatch, logits: torch.Tensor) -> LossParts:
+        assert inputs.policy is not None
         trees, packed = inputs.policy
         values = packed.log_probs(logits).sum(-1).split([len(tree.tree.score_rows) for tree in trees])
-        base = inputs.base or [None] * len(trees)
+        base: Sequence[torch.Tensor | None] = inputs.base or [None] * len(trees)
         scores = [
             policy_scores(tree, transition, value, one)
             for tree, transition, value, one in zip(trees, inputs.transitions, values, base, strict=True)
@@ -385,12 +395,3 @@ def _switch_off_dropout(backbone: torch.nn.Module) -> None:
     for module in backbone.modules():
         # A layer checkpoints in training mode alone; what is inside it stays in evaluation mode.
         module.training = bool(getattr(module, "gradient_checkpointing", False))
-
-
-def _check_adapters(model: MFLLMForSimulation, args: IBTuneConfig) -> None:
-    for role in args.trains:
-        if not model.has_adapters(role):
-            raise InputError(
-                f"`model` must have adapters for the role {role!r}, which schedule={args.schedule!r} trains, got "
-                "none; the prior and the anchor's base are the same weights with adapters off; give `peft_config`."
-            )

@@ -10,9 +10,10 @@ from mf_llm.errors import InputError
 from mf_llm.models.adapters import without_deprecations_of_peft
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftModel
+    from peft import LoraConfig, PeftConfig, PeftModel
 
     from mf_llm.models import MFLLMForSimulation
+    from mf_llm.training.ib_tune_config import IBTuneConfig
 
 ROLES = ("policy", "mean_field")
 
@@ -59,12 +60,22 @@ def lora_config(
     )
 
 
-def add_adapters(model: MFLLMForSimulation, config: LoraConfig) -> PeftModel:
-    """Wraps the whole composite, as the trainer needs it; ``get_base_model()`` gives the composite back."""
+def add_adapters(model: MFLLMForSimulation, config: PeftConfig) -> PeftModel:
+    """Puts adapters into the composite, in place; the wrapper that is returned need not be kept."""
     from peft import get_peft_model
 
     with without_deprecations_of_peft():
         return get_peft_model(model, config)
+
+
+def check_adapters(model: MFLLMForSimulation, args: IBTuneConfig) -> None:
+    """Raises `InputError` if a role that is to be trained has no adapters."""
+    for role in args.trains:
+        if not model.has_adapters(role):
+            raise InputError(
+                f"`model` must have adapters for the role {role!r}, which schedule={args.schedule!r} trains, got "
+                "none; the prior and the anchor's base are the same weights with adapters off; give `peft_config`."
+            )
 
 
 def _pattern(model: MFLLMForSimulation, role: str, layers: Sequence[int] | None) -> str:

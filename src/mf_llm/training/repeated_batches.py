@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from torch.utils.data import RandomSampler, Sampler
 
 from mf_llm.errors import InputError
+
+
+class _Order(Protocol):  # a list, or a sampler
+    def __iter__(self) -> Iterator[int]: ...
+    def __len__(self) -> int: ...
 
 
 class RepeatedBatches(Sampler[int]):
@@ -25,7 +31,7 @@ class RepeatedBatches(Sampler[int]):
         InputError: there are fewer indices than a run has.
     """
 
-    def __init__(self, sampler: Sampler[int], size: int, times: int) -> None:
+    def __init__(self, sampler: _Order, size: int, times: int) -> None:
         if len(sampler) < size:
             raise InputError(
                 f"`train_dataset` must hold at least {size} transitions with updates_per_draw={times}, got "
@@ -52,7 +58,7 @@ class RepeatedBatches(Sampler[int]):
             self.sampler.set_epoch(epoch)
 
 
-def _seedable(sampler: Sampler[int]) -> Sampler[int]:
+def _seedable(sampler: _Order) -> _Order:
     # accelerate makes a random order a function of seed and epoch, so that processes agree on it and a resumed run
     # finds it again; it cannot see the sampler inside this one.
     from accelerate.data_loader import SeedableRandomSampler

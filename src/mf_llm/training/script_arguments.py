@@ -119,7 +119,7 @@ class ScriptArguments:
 
     def lora(self, model: MFLLMForSimulation, roles: Sequence[str] = ROLES) -> LoraConfig:
         """The adapters."""
-        options = {"r": self.lora_r, "alpha": self.lora_alpha, "dropout": self.lora_dropout}
+        options: dict[str, Any] = {"r": self.lora_r, "alpha": self.lora_alpha, "dropout": self.lora_dropout}
         return lora_config(model, roles=tuple(roles), layers=self.lora_layers, **options)
 
     def early_stopping(self, args: TrainingArguments) -> list[EarlyStopping]:
@@ -130,10 +130,11 @@ class ScriptArguments:
         """
         if not self.patience:
             return []
-        if args.eval_strategy == "no" or args.metric_for_best_model is None:
+        strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))
+        if strategy == "no" or args.metric_for_best_model is None:
             raise InputError(
                 f"`patience` must be left out without evaluations and a `metric_for_best_model`, got {self.patience} "
-                f"with eval_strategy={str(args.eval_strategy.value)!r} and metric_for_best_model="
+                f"with eval_strategy={strategy!r} and metric_for_best_model="
                 f"{args.metric_for_best_model!r}; nothing could get better; set both, or patience 0."
             )
         from mf_llm.training.callbacks import EarlyStopping
@@ -168,7 +169,7 @@ class ScriptArguments:
         hyper_parameters = dict(settings) | {name: getattr(self, name) for name in names}
         launcher = "accelerate launch" if args.world_size > 1 else "python"
         return CardData(
-            name=self.card_name or args.hub_model_id or Path(args.output_dir).name,
+            name=self.card_name or args.hub_model_id or Path(str(args.output_dir)).name,
             summary=summary,
             base_models=base_models_of(model.config),
             languages=tuple(sorted(filter(None, languages))),
@@ -193,7 +194,7 @@ def parse_script(description: str, *classes: type) -> tuple[Any, ...]:
     from yaml import YAMLError
 
     try:
-        return TrlParser(classes, description=description).parse_args_and_config()
+        return TrlParser(classes, description=description).parse_args_and_config()  # type: ignore[arg-type]
     except (InputError, ValueError, TypeError, OSError, YAMLError) as error:
         sys.exit(f"error: {' '.join(redacted(str(error)).split())}")
 
@@ -202,7 +203,7 @@ def train_and_save(trainer: Trainer) -> None:
     """Trains, or goes on with it, and leaves checkpoint, model card and training log in the output folder."""
     args = trainer.args
     resume = args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir) if resume == "last" else resume)
+    trainer.train(resume_from_checkpoint=last_checkpoint(str(args.output_dir)) if resume == "last" else resume)
     trainer.save_model(args.output_dir)
     if args.should_save:
         write_training_log(trainer)
@@ -215,9 +216,9 @@ def write_training_log(trainer: Trainer) -> Path:
     """Writes everything that was logged as `TRAINING_LOG_FILE` into the output folder, one row per step."""
     rows: dict[int, dict[str, Any]] = {}
     for entry in trainer.state.log_history:
-        rows.setdefault(entry["step"], {}).update(entry)
+        rows.setdefault(int(entry["step"]), {}).update(entry)
     columns = sorted({name for row in rows.values() for name in row} - {"step", "epoch"})
-    path = Path(trainer.args.output_dir) / TRAINING_LOG_FILE
+    path = Path(str(trainer.args.output_dir)) / TRAINING_LOG_FILE
     names = ("step", "epoch", *columns)
     write_csv(path, names, [{name: row.get(name) for name in names} for row in rows.values()])
     return path

@@ -144,7 +144,7 @@ class PolicySFTTrainer(CompositeCheckpoints, SFTTrainer):
         InputError: the adapters are not where they should be, or a row is too long.
     """
 
-    _tag_names = ("mf_llm", "sft")
+    _tag_names = ("mf_llm", "sft")  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class PolicySFTTrainer(CompositeCheckpoints, SFTTrainer):
             _check_lengths(name, rows, args.max_length)
         if peft_config is not None:
             set_seed(args.seed)  # the adapters are drawn at random
-            model = add_adapters(model, peft_config).get_base_model()
+            add_adapters(model, peft_config)
         if not model.has_adapters("policy") or model.has_adapters("mean_field"):
             raise InputError(
                 "`model` must have adapters on the policy and none on the mean-field model, got another model; the "

@@ -40,7 +40,7 @@ def as_one_group(model: nn.Module) -> Iterator[None]:
     It would make groups of the input embeddings and the output layer, which it asks the model for: tied roles have
     each of them twice, and a parameter that two groups hold is refused.
     """
-    model.get_input_embeddings = model.get_output_embeddings = lambda: None
+    model.get_input_embeddings = model.get_output_embeddings = lambda: None  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -54,9 +54,9 @@ def gathered(model: nn.Module) -> Iterator[None]:
     """
     sharded = hasattr(model, "unshard")
     if sharded:
-        model.unshard()
+        model.unshard()  # type: ignore[operator]
     try:
         yield
     finally:
         if sharded:
-            model.reshard()
+            model.reshard()  # type: ignore[operator]

@@ -132,9 +132,7 @@ def pack_trees(trees: Sequence[TokenTree], *, shared: bool = True) -> PackedTree
     """
     starts = np.cumsum([0, *(len(tree.score_rows) for tree in trees)])
     parts = [
-        (_tree_row(tree) if shared else path, starts[i])
-        for i, tree in enumerate(trees)
-        for path in ([None] if shared else _path_rows(tree))
+        (row, starts[i]) for i, tree in enumerate(trees) for row in ([_tree_row(tree)] if shared else _path_rows(tree))
     ]
     lengths = [len(row.ids) for row, _ in parts]
     width = max(lengths)

@@ -203,7 +203,8 @@ def target_people(
 def _allowed_warm_ups(event: Event, settings: TransitionSettings, dimension: str | None) -> list[int | str]:
     lengths: list[int | str]
     if has_waves(event):
-        lengths, least = list(dict.fromkeys(str(turn.wave) for turn in event.turns))[:-1], 1
+        waves = list(dict.fromkeys(str(turn.wave) for turn in event.turns))
+        lengths, least = [*waves[:-1]], 1
     else:
         counted = sum(dimension is None or dimension in turn.labels for turn in event.turns)
         least = settings.least_targets

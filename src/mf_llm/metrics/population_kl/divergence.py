@@ -23,7 +23,7 @@ def label_counts(indices: ArrayLike, n_categories: int, weights: ArrayLike | Non
     if weights is None or indices.size == 0:
         return np.bincount(indices, minlength=n_categories).astype(np.float64)
     weights = np.asarray(weights, dtype=np.float64)
-    return np.bincount(indices, weights=weights / weights.mean(), minlength=n_categories)
+    return np.bincount(indices, weights=weights / weights.mean(), minlength=n_categories).astype(np.float64)
 
 
 def normalise(counts: ArrayLike) -> Floats:

@@ -79,13 +79,13 @@ class PopulationKL(evaluate.Metric):
         row_weights = _read_weights(weights, n_rows)
         known, n_categories, rows = _read_rows(predictions, references, categories)
         step_names, groups = _group(steps, n_rows, alone=all(values.ndim == 2 for values in rows.values()))
-        p, q = [], []
+        real, simulated = [], []
         for step, members in zip(step_names, groups, strict=True):
             if row_weights[members].sum() == 0:
                 raise ValueError(f"`weights` must not all be 0 in a step, got only 0 in step {step!r}; leave it out.")
-            p.append(_shares(rows["references"], members, row_weights, n_categories, simulated=False))
-            q.append(_shares(rows["predictions"], members, row_weights, n_categories, simulated=True))
-        p, q = np.stack(p), np.stack(q)
+            real.append(_shares(rows["references"], members, row_weights, n_categories, simulated=False))
+            simulated.append(_shares(rows["predictions"], members, row_weights, n_categories, simulated=True))
+        p, q = np.stack(real), np.stack(simulated)
         per_step = {
             "kl": kl_divergence(p, q),
             "js": js_divergence(p, q),
@@ -153,7 +153,7 @@ def _read_rows(
             known = [str(label) for label in sorted(seen)]
         n_categories = len(known)
     rows = {
-        name: _read_shares(name, values, n_categories) if as_shares[name] else _read_labels(name, values, known)
+        name: _read_shares(name, values, n_categories) if as_shares[name] else _read_labels(name, values, known or [])
         for name, values in inputs.items()
     }
     return known, n_categories, rows

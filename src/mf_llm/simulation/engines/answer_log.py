@@ -63,7 +63,7 @@ class AnswerLog:
 
     def add(self, *, step: int, turn: int | None, purpose: str, key: str, answer: Answer) -> None:
         """Writes one answer; it survives the end of this process, though not that of the machine."""
-        if self._file is None:
+        if self._file is None or self.path is None:
             return
         line = {"step": step, "turn": turn, "purpose": purpose, "key": key} | asdict(answer)
         with writing(self.path):

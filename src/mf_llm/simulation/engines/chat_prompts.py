@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mf_llm.endpoints.text_encoding import TextEncoder
 from mf_llm.models.prompt_building import PromptBuilder
@@ -114,7 +115,7 @@ class ChatPrompts(PromptBuilder):
         """One for both roles."""
         return self._encoder
 
-    def messages(self, role: str, pieces: Sequence[str]) -> list[dict[str, str]]:
+    def messages(self, role: str, pieces: Sequence[Any]) -> list[dict[str, str]]:
         """The chat: the role's instruction, and a prompt."""
         instruction, content = getattr(self._words, role), "".join(pieces)
         if not self._system_role:

@@ -149,7 +149,7 @@ class EndpointPolicy(PeopleStep):
     def _questions(
         self, asked: Asked, people: Sequence[int], purpose: str, form: Callable[[int], AnswerFormat], is_last: bool
     ) -> Iterator[Question]:
-        shared: dict[tuple[int, AnswerFormat], list[str]] = {}
+        shared: dict[tuple[int, AnswerFormat], list[Any]] = {}
         for n in people:
             turn, answer = asked.step.turns[n], form(n)
             order = self._order_of(turn)
@@ -167,13 +167,13 @@ class EndpointPolicy(PeopleStep):
                 take_in=partial(self._take_in, asked, n, is_last),
             )
 
-    def _shared(self, signal: str | None, answer: AnswerFormat, order: int) -> list[str]:
+    def _shared(self, signal: str | None, answer: AnswerFormat, order: int) -> list[Any]:
         return self.prompts.policy_prefix(
             self.event.topic, signal, answer, order=self.orders[order], limits=self.limits
         )
 
     def _request(
-        self, answer: AnswerFormat, pieces: Sequence[str], order: Sequence[int] | None, seed: int
+        self, answer: AnswerFormat, pieces: Sequence[Any], order: Sequence[int] | None, seed: int
     ) -> ChatRequest:
         endpoint = self.endpoint
         common: dict[str, Any] = {

@@ -91,7 +91,8 @@ def _check_model(model: MFLLMForSimulation, processor: MFLLMProcessor) -> None:
         )
     for role in ("policy", "mean_field"):
         backbone, tokenizer = model.backbone(role), processor.tokenizer_of(role)
-        size = backbone.get_input_embeddings().weight.shape[0]
+        embeddings: Any = backbone.get_input_embeddings()
+        size = embeddings.weight.shape[0]
         if len(tokenizer) > size:
             raise InputError(
                 f"`processor` must belong to `model`: its {role} tokenizer has {len(tokenizer)} tokens, the {role} "
