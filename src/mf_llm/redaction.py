@@ -40,6 +40,12 @@ _FIELD = re.compile(
     re.IGNORECASE,
 )
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
+# Loggers that tell addresses, and headers of replies, which may repeat a key.
+_CONNECTIONS = ("connection", "http11", "http2", "proxy", "socks")
+_TELLING = (
+    *("httpx", "httpx2", "huggingface_hub.utils._http"),
+    *(f"{library}.{part}" for library in ("httpcore", "httpcore2") for part in _CONNECTIONS),
+)
 _in_use: set[str] = set()
 
 
@@ -109,9 +115,9 @@ def _without(value: Any) -> Any:
     return redacted(value) if isinstance(value, str) else value
 
 
-def redact_logs(*names: str) -> None:
-    """From now on these loggers, of libraries that tell addresses, tell no secrets."""
-    for name in names:
+def redact_logs() -> None:
+    """From now on the loggers of libraries that ask servers tell no secrets."""
+    for name in _TELLING:
         logger = logging.getLogger(name)
         if not any(isinstance(one, _Redacting) for one in logger.filters):
             logger.addFilter(_Redacting())

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
-import pyarrow.parquet
 import pytest
 from honest_server import honest
+from searched_folders import check_nothing_leaked, leaks
 from small_events import small_event
 
 from mf_llm import InputError, SimulationConfig, cli, simulate
@@ -29,39 +26,6 @@ BODY, DEEP = "given-In-Body-44", "deep-In-Body-45"
 ENDPOINTS = "servers that answer, refuse, fail and repeat keys: logs, messages, files"
 COMMANDS = "commands that name keys, rightly and wrongly: logs, messages, files, reports"
 SECRETS = (HUB, LOGIN, KEY, PASSWORD, QUERY, BODY, DEEP)
-
-
-def spellings(secret: str) -> set[str]:
-    """How a secret may be written: as it is, in an address, in a header."""
-    coded = base64.b64encode(f"ann:{secret}".encode()).decode()
-    return {secret, quote(secret, safe=""), coded, base64.b64encode(secret.encode()).decode().rstrip("=")}
-
-
-def leaks(told: str) -> list[str]:
-    """The secrets that stand in a text."""
-    return [secret for secret in SECRETS if any(one in told for one in spellings(secret))]
-
-
-def everything_in(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Every file with all it holds, whatever packs it."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            content = path.read_bytes()
-            if path.suffix == ".gz":
-                content = gzip.decompress(content)
-            told = content.decode("utf-8", "replace") + content.decode("utf-16-le", "replace")
-            if path.suffix == ".parquet":
-                table = pyarrow.parquet.read_table(path)
-                told += json.dumps(table.to_pylist(), default=str, ensure_ascii=False) + str(table.schema.metadata)
-            yield path, f"{path} {told}"
-
-
-def check_nothing_leaked(folder: Path, *told: str) -> int:
-    """Returns how many texts were searched."""
-    searched = [*told, *(content for _, content in everything_in(folder))]
-    for content in searched:
-        assert leaks(content) == [], content[:2000]
-    return len(searched)
 
 
 def repeated(request: dict, headers: dict[str, str], secret: str) -> bytes:
@@ -139,7 +103,7 @@ def test_no_secret_of_an_endpoint_is_written_shown_or_logged(how, secrets, caplo
                 retries=1, delay=0.001, timeout=0.1 if outcome == "timed out" else 20.0, concurrency=4,
             )  # fmt: skip
             told = [repr(endpoint), repr(endpoint.server("policy")), json.dumps(endpoint.addresses())]
-            for readout in ("exact", "sampled"):
+            for readout in ("exact", "sampled")[: tries.of(1, 2)]:
                 tries.add()
                 config = SimulationConfig(warm_up=8, agents_per_step=3, signal="both", readout=readout)
                 folder = secrets / outcome / readout
@@ -153,10 +117,10 @@ def test_no_secret_of_an_endpoint_is_written_shown_or_logged(how, secrets, caplo
             sent = [headers.get("authorization", "") for _, headers in servers.first.requests]
             expected = {"key": KEY, "query": "none", "password": base64.b64encode(f"ann:{PASSWORD}".encode()).decode()}
             assert sent and all(one.endswith(f" {expected[how]}") for one in sent)
-            assert not any(leaks(json.dumps(headers)) for _, headers in servers.second.requests)
+            assert not any(leaks(SECRETS, json.dumps(headers)) for _, headers in servers.second.requests)
             assert servers.second.requests or outcome != "redirected"
     assert len(caplog.records) > 100
-    tries.add(check_nothing_leaked(secrets, *told, *capfd.readouterr(), *map(whole, caplog.records)))
+    tries.add(check_nothing_leaked(SECRETS, secrets, *told, *capfd.readouterr(), *map(whole, caplog.records)))
 
 
 def whole(record: logging.LogRecord) -> str:
@@ -195,7 +159,7 @@ def test_no_secret_of_a_command_line_is_written_shown_or_logged(
         assert call("forecast", run, "--data", "bridge-closure", "--output", secrets / "forecast") == 0
     out, err = capfd.readouterr()
     assert "m" in out and "mf-llm: " in err
-    tries.add(check_nothing_leaked(secrets, out, err, *map(whole, caplog.records)))
+    tries.add(check_nothing_leaked(SECRETS, secrets, out, err, *map(whole, caplog.records)))
 
 
 INNOCENT = (
@@ -259,5 +223,5 @@ def test_secrets_are_taken_out_of_settings_at_any_depth():
     shown = {"a": [{"Authorization": "(removed)", "n": 1}], "add_bos_token": True, "stop_token_ids": [1]}
     shown |= {"api_key": "(removed)", "proxy": "http://host/", "eos_token": "</s>"}
     assert endpoint.public_extra_body() == shown == endpoint.fingerprint()["extra_body"]
-    assert leaks(repr(endpoint)) == []
+    assert leaks(SECRETS, repr(endpoint)) == []
     assert redacted(f"you sent {DEEP} and {BODY}") == "you sent (removed) and (removed)"

@@ -17,12 +17,6 @@ from mf_llm.redaction import redact_logs
 if TYPE_CHECKING:
     from huggingface_hub import AsyncInferenceClient
 
-# They tell addresses, and headers of replies, which may repeat a key.
-_CONNECTIONS = ("connection", "http11", "http2", "proxy", "socks")
-_TELLING = (
-    *("httpx", "httpx2", "huggingface_hub.utils._http"),
-    *(f"{library}.{part}" for library in ("httpcore", "httpcore2") for part in _CONNECTIONS),
-)
 TIMEOUT, CONNECTION, INVALID_RESPONSE = "timeout", "connection_error", "invalid_response"
 
 # Sent where no key is given: the client would otherwise send the machine's Hub token to whatever server is named.
@@ -48,7 +42,7 @@ def chat_client(server: Server) -> AsyncInferenceClient:
     """A client of one server."""
     from huggingface_hub import AsyncInferenceClient
 
-    redact_logs(*_TELLING)
+    redact_logs()
     credentials, address = _without_credentials(server.base_url)
     # Its own timeout is of single reads: a server that dribbles would never run into it (see `exchange`).
     return AsyncInferenceClient(base_url=address, api_key=server.api_key or _NO_KEY, headers=credentials, timeout=None)
