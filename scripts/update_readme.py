@@ -113,7 +113,34 @@ def packaged_table(results: Path = RESULTS) -> str:
     return f"{methods_table(results / 'packaged')}\n{pairs_table(results / 'packaged')}"
 
 
+def injection_table(results: Path = RESULTS) -> str:
+    """How far hidden instructions, and harmless texts in their place, move the exact readout."""
+    cells = json.loads((results / "injection/injection.json").read_text(encoding="utf-8"))["cells"]
+    of = {(cell["group"], cell["fence"]): cell for cell in cells}
+    rows = (
+        ("hidden instruction", "all", "injection"),
+        ("one in a plain sentence", "sentence", "injection"),
+        ("one below a forged heading", "heading", "injection"),
+        ("one in a forged chat turn", "turn", "injection"),
+        ("the option mentioned, nothing asked", "all", "mention"),
+        ("harmless text", "all", "placebo"),
+    )
+    head = ["text in the prompt", "texts"]
+    head += [f"{what}, {fence}" for fence in ("fenced", "unfenced") for what in ("shift [95 %]", "largest", "first")]
+    lines = []
+    for name, group, content in rows:
+        line = [name, str(of[group, "fenced"]["n_texts"])]
+        for fence in ("fenced", "unfenced"):
+            shift, chosen = (of[group, fence][content][measure] for measure in ("shift", "chosen"))
+            low, high = _signed(shift["low"]), _signed(shift["high"])
+            line += [f"{_signed(shift['value'])} [{low}, {high}]", _signed(shift["max"])]
+            line += [f"{100 * chosen['value']:.0f} %"]
+        lines.append(line)
+    return _table(head, lines)
+
+
 TABLES = {
+    "injection": injection_table,
     "ib_curve": ib_curve_table,
     "policy_step": policy_step_table,
     "anchors": anchors_table,
@@ -147,6 +174,10 @@ def _interval(row: dict[str, str], name: str) -> str:
     text = _number(float(row[name]))
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return f"{text} [{_number(float(low))}, {_number(float(high))}]" if low and high else text
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"
 
 
 def _number(value: float) -> str:

@@ -90,15 +90,15 @@ class HubServer(LoopbackServer):
         cards: every card that was sent to be validated, in order.
     """
 
-    def __init__(self) -> None:
-        super().__init__(_Handler)
+    def __init__(self, handler: type[HubHandler] | None = None) -> None:
+        super().__init__(handler or HubHandler)
         self.repositories: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.cards: list[str] = []
 
 
-class _Handler(QuietHandler):
+class HubHandler(QuietHandler):
     owner: HubServer
 
     def do_HEAD(self) -> None:

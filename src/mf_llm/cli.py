@@ -65,6 +65,7 @@ def main() -> None:
     except InputError as error:
         _fail(str(error), 2)
     except _ClickException as error:  # type: ignore[misc]
+        error.message = redacted(error.message)
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

@@ -49,6 +49,7 @@ def test_steps_and_waves_are_named():
     assert figure.axes[0].get_lines()[1].get_ydata() == pytest.approx([1, 6 / 8])
 
 
+@pytest.mark.trust("privacy", "reports, figures and cards: what is simulated, where data come from, licences")
 def test_titles_say_what_was_simulated():
     forecast = make_forecast(np.full((2, 3, 3), 1 / 3), made_with={"recalibration": "bias"})
     title = plot_forecast(forecast, title="costs $5").get_suptitle()

@@ -34,7 +34,7 @@ texts = st.lists(
     max_size=8,
 ).map("".join)
 many = settings(
-    max_examples=250, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
 
 
@@ -59,10 +59,12 @@ def test_control_ids_are_the_added_tokens(family):
     assert contents == added - ({"<unk>"} if family in ("gemma3", "mistral") else set())
 
 
+@pytest.mark.trust("prompts", "texts of control tokens, whole and in parts, cut at any length")
 @pytest.mark.parametrize("family", FAMILIES)
 @many
 @given(text=texts, bound=st.integers(1, 40))
-def test_no_control_token_comes_out_of_data(family, text, bound):
+def test_no_control_token_comes_out_of_data(tries, family, text, bound):
+    tries.add()
     encoder = encoder_of(family)
     ids = encoder.encode(text)
     assert not encoder.control_ids & set(ids)

@@ -27,7 +27,7 @@ hostile = st.lists(
     max_size=5,
 ).map("".join)
 many = settings(max_examples=200, deadline=None, derandomize=True, database=None)
-many = settings(many, suppress_health_check=[HealthCheck.too_slow])
+many = settings(many, suppress_health_check=list(HealthCheck))
 
 
 def spelled(family, ids, role="policy"):
@@ -80,10 +80,12 @@ def test_the_whole_mean_field_prompt_word_for_word():
     assert "Summary so far:\nMost deny it.\n\nWhat people say now:\n(nothing)\n\nSummarise" in nothing
 
 
+@pytest.mark.trust("prompts", "lines and headings of a prompt that texts imitate")
 @pytest.mark.parametrize("family", FAMILIES)
 @many
 @given(topic=hostile, signal=hostile, state=hostile, key=hostile, action=hostile, option=hostile)
-def test_data_makes_neither_control_tokens_nor_lines(family, topic, signal, state, key, action, option):
+def test_data_makes_neither_control_tokens_nor_lines(tries, family, topic, signal, state, key, action, option):
+    tries.add()
     processor = PROCESSORS[family]
     profile, harmless_profile = {key: state, "age": 3}, {"x": "y", "age": 3}
     answer = AnswerFormat(kind="label_text", dimension="stance", options=("deny", option))

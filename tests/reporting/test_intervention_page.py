@@ -253,6 +253,7 @@ def test_failed_generations_are_counted_where_they_are_new(tmp_path):
     assert "3 generations failed (1 without, 2 in branches)" in page.text
 
 
+@pytest.mark.trust("privacy", "reports, figures and cards: what is simulated, where data come from, licences")
 @pytest.mark.parametrize(
     ("config", "says"),
     [

@@ -186,6 +186,7 @@ def test_the_numbers_are_those_of_the_files(place, page):
     assert checkpoint in page.text and "mine (seed 1), mf-tuned+anchored (seed 1)" in page.text
 
 
+@pytest.mark.trust("privacy", "reports, figures and cards: what is simulated, where data come from, licences")
 def test_real_and_simulated_stand_side_by_side(place, page):
     assert "Simulated text and simulated shares are simulated" in page.text
     captions = [text for text in page.words if "beside what the same people really did" in text]
@@ -231,6 +232,7 @@ def test_equal_files_give_equal_bytes(place, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html", "copy"]
 
 
+@pytest.mark.trust("privacy", "reports, figures and cards: what is simulated, where data come from, licences")
 def test_texts_can_be_left_out(place, tmp_path):
     (tmp_path / "page.html").write_text("old", encoding="utf-8")
     shutil.copytree(place / "results", tmp_path / "copy")
@@ -238,16 +240,19 @@ def test_texts_can_be_left_out(place, tmp_path):
     (tmp_path / "copy/horizon.csv").write_text(horizon, encoding="utf-8")
     page = read(run_report(tmp_path / "copy", events=str(place / "data"), output=tmp_path / "page.html", texts=False))
     assert "Texts that people or models wrote are left out" in page.text
+    assert "Simulated text and simulated shares are simulated" in page.text
     for text in ("Bridge", "said", "works"):
         assert text not in page.text
     assert "Real shares" in "".join(image["alt"] for image in page.all("img")) and "0.123" in page.text
 
 
+@pytest.mark.trust("privacy", "reports, figures and cards: what is simulated, where data come from, licences")
 def test_without_events_nothing_real_is_shown(place, tmp_path):
     page = read(run_report(place / "results", output=tmp_path / "page.html"))
     assert page.text.count("were not given") >= 3 and ACTION not in page.text
     assert not [image for image in page.all("img") if "Real shares" in image["alt"]]
     assert "simulated likeliest: " in page.text
+    assert "Simulated text and simulated shares are simulated" in page.text
 
 
 def test_without_rollouts_models_are_left_out(place, tmp_path):

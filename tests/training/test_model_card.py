@@ -1,6 +1,7 @@
 """The model card: whole against an expected file, readable for the Hub, and silent about this machine."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,6 +96,7 @@ def head_of(text: str) -> dict:
     return yaml.safe_load(text.split("---\n")[1])
 
 
+@pytest.mark.trust("privacy", "reports, figures and cards: what is simulated, where data come from, licences")
 def test_the_whole_card_is_as_expected():
     assert render_model_card(full_card()) == EXPECTED.read_text(encoding="utf-8")
 
@@ -116,6 +118,7 @@ def test_the_head_is_what_the_hub_reads():
     assert "base_model_relation" not in whole and "datasets" not in whole and whole["base_model"] == ["owner/base"]
 
 
+@pytest.mark.trust("privacy", "reports, figures and cards: what is simulated, where data come from, licences")
 def test_what_is_not_known_is_said_to_be_unknown():
     text = render_model_card(bare_card(languages=(), base_models=(BaseModel(role="both", base="./runs/tiny"),)))
     for words in (
@@ -211,6 +214,7 @@ def test_bases_are_read_from_the_configuration(tmp_path):
     assert base_models_of(config)[0].licence == "apache-2.0"
 
 
+@pytest.mark.trust("privacy", "reports, figures and cards: what is simulated, where data come from, licences")
 def test_training_data_are_counted_and_hashed():
     sets = load_event_sets("bridge-closure")
     [event] = load_events("bridge-closure")
@@ -228,6 +232,14 @@ def test_training_data_are_counted_and_hashed():
         note="made up",
     )
     assert training_data_of([], sets) == ()
+    # Without a note, the card says where the events come from.
+    assert event.source and training_data_of(rows, sets)[0].note == event.source
+    many = [replace(event, event_id=f"e{i}", source=f"https://ann:pw@site{i % 5}.org/thread") for i in range(10)]
+    rows = [{"data_set": "many", "event_id": one.event_id, "people": []} for one in many]
+    [data] = training_data_of(rows, {"many": many})
+    assert data.note == ", ".join(f"https://ann:pw@site{i}.org/thread" for i in range(3)) + " and 2 more"
+    card = render_model_card(bare_card(data_sets=(data,)))
+    assert "https://site0.org/thread, https://site1.org/thread" in card and "ann" not in card and "none stated" in card
 
 
 def test_a_trainer_tells_its_hyper_parameters(tmp_path):

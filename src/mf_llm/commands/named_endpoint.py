@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from mf_llm.endpoints.endpoint import Endpoint
@@ -38,9 +39,11 @@ def named_endpoint(
     if api_key_env is not None:
         given["api_key"] = os.environ.get(api_key_env)
         if not given["api_key"]:
+            # Who gives the key itself must not read it again in a message.
+            named = repr(api_key_env) if re.fullmatch("[A-Z][A-Z0-9_]{0,60}", api_key_env) else "another name"
             raise InputError(
-                f"`--api-key-env` must name an environment variable that holds the key, got {api_key_env!r}, which is "
-                "not set; the server would be asked without a key."
+                f"`--api-key-env` must name an environment variable that holds the key, got {named}, which is not "
+                "set; the server would be asked without a key."
             )
     if price is not None:
         try:

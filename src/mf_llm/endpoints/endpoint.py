@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 from mf_llm.argument_checks import check_types
 from mf_llm.errors import InputError
-from mf_llm.redaction import redacted, without_secret_fields
+from mf_llm.redaction import keep_secret, redacted, secrets_of_address, secrets_of_fields, without_secret_fields
 
 LONGEST_WAIT = 1_000_000
 
@@ -24,7 +25,7 @@ class Server:
         api_key: key of the server, or None.
 
     Raises:
-        InputError: the address is none.
+        InputError: the address is none, or the key cannot be sent.
     """
 
     base_url: str
@@ -47,6 +48,13 @@ class Server:
             raise InputError(
                 "`model` must be what the server calls its model, got an empty text; nobody can be asked."
             )
+        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
+            raise InputError(
+                "`api_key` must be made of printable ASCII signs without spaces, got something else; no header can "
+                "hold it; look for a line break at its end."
+            )
+        # Servers in trouble repeat what they were sent.
+        keep_secret(self.api_key or "", *secrets_of_address(self.base_url))
 
     def __repr__(self) -> str:
         return _shown(self)
@@ -142,6 +150,7 @@ class Endpoint:
                 "told."
             )
         self.server("policy"), self.server("mean_field")
+        keep_secret(*secrets_of_fields(self.extra_body or {}))
 
     def server(self, role: str) -> Server:
         """The server of a role ("policy" or "mean_field")."""

@@ -17,7 +17,6 @@ from mf_llm.redaction import redact_logs
 if TYPE_CHECKING:
     from huggingface_hub import AsyncInferenceClient
 
-_TELLING_ADDRESSES = ("httpx", "httpx2", "huggingface_hub.utils._http")
 TIMEOUT, CONNECTION, INVALID_RESPONSE = "timeout", "connection_error", "invalid_response"
 
 # Sent where no key is given: the client would otherwise send the machine's Hub token to whatever server is named.
@@ -43,8 +42,7 @@ def chat_client(server: Server) -> AsyncInferenceClient:
     """A client of one server."""
     from huggingface_hub import AsyncInferenceClient
 
-    # What stands in an address stands in the logs of every library on the way.
-    redact_logs(*_TELLING_ADDRESSES)
+    redact_logs()
     credentials, address = _without_credentials(server.base_url)
     # Its own timeout is of single reads: a server that dribbles would never run into it (see `exchange`).
     return AsyncInferenceClient(base_url=address, api_key=server.api_key or _NO_KEY, headers=credentials, timeout=None)

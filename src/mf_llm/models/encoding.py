@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,11 @@ _DATE = "1 January 2025"
 # A token covers at most this many characters in practice (runs of spaces are the longest): longer texts are cut before
 # they are tokenised, so that a text of ten megabytes costs no more than its part that can be kept.
 _CHARACTERS_PER_TOKEN = 16
-_TURN_MARKER = re.compile(r"<<?[|/｜]{0,2}[\w▁]+(?:[ \-][\w▁]+)*[|/｜]{0,2}>>?|\[/?[A-Z_]{2,}\]")
+_TURN_MARKER = re.compile(
+    r"<<?[|/｜]{0,2}[\w▁]+(?:[ \-][\w▁]+)*[|/｜]{0,2}>>?|\[/?[A-Z_]{2,}\]"
+    r"|#{2,} ?\w+(?: \w+)*:?|\b[A-Z]{3,}:"  # "### Response:", "ASSISTANT:"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class DataEncoder:
@@ -25,8 +30,8 @@ class DataEncoder:
     An added token (declared special or not: ``<|im_end|>``, ``<think>``) can open or close a chat turn, so none may
     come out of data. Where the tokenizer would make one, the text is split inside it and the two halves are tokenised
     apart: the tokens spell the same characters, but they are ordinary tokens. Whitespace tokens stay. Turn markers
-    that a template spells in ordinary tokens (``[/INST]`` of some models) cannot be split that way; a space is put
-    behind their first character.
+    that a template spells in ordinary tokens (``[/INST]`` or ``USER:`` of some models) cannot be split that way; a
+    space is put behind their first character.
 
     Args:
         tokenizer: any tokenizer of transformers.
@@ -58,6 +63,7 @@ class DataEncoder:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` with no control token among them."""
+        text = unmasked(text, lambda one: sum(map(one.count, self.markers)))
         for marker in self.markers:
             text = text.replace(marker, f"{marker[0]} {marker[1:]}")
         return self._encode_clean(text)
@@ -127,6 +133,19 @@ class DataEncoder:
 def one_line(text: str) -> str:
     """`text` on a single line, so that it cannot look like a heading of the prompt."""
     return " ".join(text.split())
+
+
+def unmasked(text: str, count: Callable[[str], int]) -> str:
+    """`text`, or its normal form (NFKC, nothing invisible) where `count` finds more marks in that.
+
+    Some tokenizers normalise what they read: "[ＩＮＳＴ]" is a mark to them. Halves of surrogate pairs, which can
+    neither be tokenised nor sent, become replacement characters.
+    """
+    if text.isascii():
+        return text
+    text = _SURROGATE.sub("\ufffd", text)
+    plain = unicodedata.normalize("NFKC", "".join(c for c in text if unicodedata.category(c) != "Cf"))
+    return plain if count(plain) > count(text) else text
 
 
 def share_budget(lengths: Sequence[int], budget: int) -> list[int]:

@@ -33,6 +33,7 @@ HYPER_PARAMETERS = (
     "seed",
 )
 
+_LISTED_SOURCES = 3
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets")
 _BASE_LICENCES = {base: wheel.licence for base, wheel in WHEEL_BACKBONES.items()}
 
@@ -240,7 +241,7 @@ def training_data_of(
     Args:
         transitions: rows of `build_transitions`.
         event_sets: the events they were made from, by data set.
-        licences, notes: by data set; see `TrainingData`.
+        licences, notes: by data set; see `TrainingData`. Without a note, the sources that the events name.
     """
     from mf_llm.evaluation.provenance import data_hash
 
@@ -257,7 +258,13 @@ def training_data_of(
             events=len(counts),
             transitions=counts.total(),
             people=people[name],
-            note=(notes or {}).get(name, ""),
+            note=(notes or {}).get(name) or _sources(event for event in event_sets[name] if event.event_id in counts),
         )
         for name, counts in used.items()
     )
+
+
+def _sources(events: Iterable[Event]) -> str:
+    found = list(dict.fromkeys(event.source for event in events if event.source))
+    more = f" and {len(found) - _LISTED_SOURCES} more" if len(found) > _LISTED_SOURCES else ""
+    return ", ".join(found[:_LISTED_SOURCES]) + more

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils.hub import PushInProgress
 
 from mf_llm.errors import InputError
 from mf_llm.models.checkpoints import checkpoint_files
 from mf_llm.models.hub_files import looks_like_repo_id
-from mf_llm.redaction import redacted
+from mf_llm.redaction import keep_secret, redact_logs, redacted
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -45,7 +48,8 @@ class HubUploads(Trainer):
         """Makes the repository.
 
         Raises:
-            InputError: the strategy would upload training states, or the base cannot be found from elsewhere.
+            InputError: the strategy would upload training states, the base cannot be found from elsewhere, or the Hub
+                refuses.
         """
         strategy = str(getattr(self.args.hub_strategy, "value", self.args.hub_strategy))
         if strategy not in STRATEGIES:
@@ -55,7 +59,10 @@ class HubUploads(Trainer):
                 "copy the checkpoint's folder."
             )
         check_bases_are_public(self.composite.config)
-        super().init_hf_repo(token=token, private=private)
+        keep_secret(token or self.args.hub_token or "")
+        redact_logs()
+        with self._asking_the_hub():
+            super().init_hf_repo(token=token, private=private)
 
     def push_to_hub(  # type: ignore[override]
         self,
@@ -77,7 +84,7 @@ class HubUploads(Trainer):
             The commit, or None on every process but the first.
 
         Raises:
-            InputError: see `init_hf_repo`.
+            InputError: see `init_hf_repo`; or the Hub refuses.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
@@ -86,9 +93,10 @@ class HubUploads(Trainer):
         if not self.is_world_process_zero():
             return None
         self.create_model_card(**kwargs)
-        self._finish_current_push()
-        folder = str(self.args.output_dir)
-        return self._upload(folder, commit_message, token=token, revision=revision, blocking=blocking)
+        with self._asking_the_hub():
+            self._finish_current_push()
+            folder = str(self.args.output_dir)
+            return self._upload(folder, commit_message, token=token, revision=revision, blocking=blocking)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == "end":
@@ -105,6 +113,19 @@ class HubUploads(Trainer):
             running.jobs.append(job)
         else:
             self.push_in_progress = PushInProgress([job])  # type: ignore[assignment, arg-type]
+
+    @contextmanager
+    def _asking_the_hub(self) -> Iterator[None]:
+        """Not what the Hub says becomes the message, but its status: it may repeat a token."""
+        try:
+            yield
+        except HfHubHTTPError as error:
+            name = self.hub_model_id or self.args.hub_model_id
+            raise InputError(
+                f"`hub_model_id` and `hub_token` must be a repository and a token that may write to it, got status "
+                f"{error.response.status_code} from the Hub for {name!r}; nothing was uploaded, what was saved in "
+                f"{Path(self.args.output_dir).name!r} is kept; correct them, and push again."
+            ) from None
 
     def _upload(
         self,
