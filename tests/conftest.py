@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "trust(area, what): a part of the trust battery, and what it tries, in words")
     if config.getoption("--trust") is not None and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Battery(config.getoption("--trust")))
+        config.pluginmanager.register(Battery(config.getoption("--trust"), Path(__file__).resolve().parent))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

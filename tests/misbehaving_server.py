@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,8 @@ class Reply:
     """One response: a chat answer (`content`), or whatever `body` says; both after `wait` seconds.
 
     `logprobs` are of the first token: texts and log-probabilities of its alternatives. With `short`, the connection
-    ends before the body does; with `drop`, before anything is sent.
+    ends before the body does; with `drop`, before anything is sent. `endless` is sent again and again, until nobody
+    reads any more.
     """
 
     content: str | None = None
@@ -30,6 +32,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False
     short: bool = False
+    endless: bytes | None = None
 
 
 class MisbehavingServer(LoopbackServer):
@@ -43,6 +46,7 @@ class MisbehavingServer(LoopbackServer):
         requests: JSON and headers of every request, in order of arrival.
         most_at_once: the largest number of requests that were open together.
         changes: time, and how many were open from then on.
+        endless_bytes: how much of endless bodies was sent.
     """
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Reply]) -> None:
@@ -52,6 +56,7 @@ class MisbehavingServer(LoopbackServer):
         self.most_at_once = 0
         self.open = 0
         self.changes: list[tuple[float, int]] = []
+        self.endless_bytes = 0
         self.lock = threading.Lock()
         self.url += "/v1"
 
@@ -92,6 +97,9 @@ class _Handler(QuietHandler):
             self.close_connection = True
             self.connection.close()
             return
+        if reply.endless is not None:
+            self._send_without_end(reply.endless, reply.headers)
+            return
         message = {"role": "assistant", "content": reply.content}
         answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
         choice = answer["choices"] = [{"index": 0, "message": message, "finish_reason": reply.finish}]
@@ -113,3 +121,14 @@ class _Handler(QuietHandler):
                 self.close_connection = True
         except OSError:
             self.close_connection = True  # the client gave up
+
+    def _send_without_end(self, piece: bytes, headers: dict[str, str]) -> None:
+        self.close_connection = True
+        with suppress(OSError):  # the client gave up
+            self.send_response(200)
+            for name, value in {"Transfer-Encoding": "chunked", **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            while True:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                self.owner.endless_bytes += len(piece)

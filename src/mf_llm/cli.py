@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 something the user gave is not usable (one line says what 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -73,6 +74,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         _fail(f"{error.name} is not installed; install the extra that needs it: pip install 'mf-llm[eval,plot]'", 1)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            _fail(f"{error}; no file can be called that; nothing was done; give another name", 2)
         _fail(f"{error}; what was written before is kept", 1)
     except Exception as error:
         if os.environ.get("MF_LLM_DEBUG"):

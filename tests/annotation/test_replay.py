@@ -1,5 +1,7 @@
 """Replay: an annotator's reading of real texts as a row beside methods."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_annotators import CATEGORIES, STANCE, FunctionAnnotator, one_hot, reader, worded_event
@@ -44,7 +46,7 @@ def test_people_themselves_have_no_kl():
 
 def test_soft_readings_are_summed_with_weights():
     event = worded_event("aabbccab")
-    turns = [turn.__class__(**vars(turn) | {"weight": 1.0 + n}) for n, turn in enumerate(event.turns)]
+    turns = [replace(turn, weight=1.0 + n) for n, turn in enumerate(event.turns)]
     event = event.__class__(**vars(event) | {"turns": tuple(turns)})
     plan = plan_event(event, WINDOWS)
     p = np.random.default_rng(0).dirichlet(np.ones(3), size=4)

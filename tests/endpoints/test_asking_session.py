@@ -14,6 +14,8 @@ from mf_llm.endpoints.request_rate import RequestRate
 from mf_llm.errors import InputError
 from misbehaving_server import MisbehavingServer, Reply
 
+SERVERS = pytest.mark.trust("faults", "requests to servers that fail, stall, die or answer by halves")
+
 
 def question(server, text, read=lambda reply: (reply.content, None), **settings) -> ChatRequest:
     endpoint = Endpoint(server.url, "some-model")
@@ -97,6 +99,7 @@ def test_questions_are_made_when_their_turn_comes():
     assert len(made) == 200 and max(most) <= 10
 
 
+@SERVERS
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_what_the_server_did_wrong_is_tried_again_with_the_same_seed(status):
     def reply(request, earlier):
@@ -109,6 +112,7 @@ def test_what_the_server_did_wrong_is_tried_again_with_the_same_seed(status):
     assert [request["seed"] for request, _ in server.requests] == [1, 1, 1]
 
 
+@SERVERS
 def test_an_invalid_answer_has_a_second_chance_with_another_seed_and_its_tokens_count():
     def reply(request, earlier):
         return Reply(
@@ -139,6 +143,7 @@ def test_an_invalid_answer_has_a_second_chance_with_another_seed_and_its_tokens_
     assert "4 requests (2 of them again)" in counters.describe() and "invalid_answer 1" in counters.describe()
 
 
+@SERVERS
 def test_a_reply_that_dribbles_runs_into_the_timeout():
     def reply(request, earlier):
         return Reply("late", wait=1.5)
@@ -148,7 +153,8 @@ def test_a_reply_that_dribbles_runs_into_the_timeout():
     assert (answer.failure, answer.faults, answer.requests) == ("timeout", {"timeout": 2}, 2)
 
 
-def test_every_way_to_fail_has_its_name():
+@SERVERS
+def test_every_way_to_fail_has_its_name(tries):
     replies = {
         "page": (Reply(body=b"<html>Welcome</html>"), "invalid_response"),
         "strange": (Reply(body=b'{"choices": []}'), "invalid_response"),
@@ -162,12 +168,14 @@ def test_every_way_to_fail_has_its_name():
         with session_of(server, retries=1) as session:
             answers = session.ask(question(server, text) for text in replies)
         asked = Counter(prompt for prompt in server.prompts)
+    tries.add(len(replies))
     assert [answer.failure for answer in answers] == [kind for _, kind in replies.values()]
     assert all(answer.value is None for answer in answers)
     assert {text: asked[text] for text in replies} == dict.fromkeys(replies, 2) | {"teapot": 1, "long": 1}
     assert [answer.requests for answer in answers] == [asked[text] for text in replies]
 
 
+@SERVERS
 def test_a_server_that_is_gone_ends_everything():
     with (
         MisbehavingServer(lambda request, earlier: Reply(status=500, body=b"{}")) as server,
@@ -178,6 +186,7 @@ def test_a_server_that_is_gone_ends_everything():
     assert len(server.requests) < 40
 
 
+@SERVERS
 def test_failures_between_answers_end_nothing():
     def reply(request, earlier):
         return (
@@ -206,6 +215,7 @@ def test_no_key_goes_to_another_server_or_into_a_log(monkeypatch, caplog):
     assert "key-of-the-first" not in told and "secret" not in told
 
 
+@SERVERS
 def test_what_a_reader_raises_ends_everything_and_the_session_can_go_on():
     def read(reply):
         raise InputError("no such thing")
@@ -217,6 +227,7 @@ def test_what_a_reader_raises_ends_everything_and_the_session_can_go_on():
         assert session.ask([question(server, "y")])[0].value == "said y"
 
 
+@SERVERS
 def test_an_interruption_of_the_caller_ends_what_is_in_flight(monkeypatch):
     """As Ctrl-C does: the exception comes up in the thread that waits, and no reply ever comes."""
     begun, release, told = threading.Event(), threading.Event(), []
@@ -266,7 +277,7 @@ def test_requests_are_spaced():
         ({"retries": -1}, "`retries` must be at least 0"),
         ({"timeout": 0}, "`timeout` must be positive"),
         ({"requests_per_minute": 0}, "`requests_per_minute` must be positive"),
-        ({"price_per_million": (1.0,)}, "`price_per_million` must be two prices"),
+        ({"price_per_million": (1.0,)}, "`price_per_million` must be two"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):

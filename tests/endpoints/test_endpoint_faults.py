@@ -20,6 +20,8 @@ from mf_llm import Rollout, SimulationConfig, simulate
 from mf_llm.endpoints import Endpoint
 from misbehaving_server import MisbehavingServer, Reply
 
+pytestmark = pytest.mark.trust("faults", "requests to servers that fail, stall, die or answer by halves")
+
 # A loaded machine may take its time for an honest answer.
 RETRIES, TIMEOUT = 2, 5.0
 POISON = "Zq7Poison"
@@ -97,7 +99,7 @@ def run(server, event, output=None, resume=False, **settings) -> Rollout:
     return simulate(endpoint, None, event, config, output=output, resume=resume, progress=False)
 
 
-def test_thirty_percent_failures_poison_nothing_and_are_counted(tmp_path):
+def test_thirty_percent_failures_poison_nothing_and_are_counted(tries, tmp_path):
     schedule, event = Schedule(), small_event(98)
     with MisbehavingServer(schedule.reply) as server:
         rollout = run(server, event, tmp_path, readout="sampled", action="label_text")
@@ -106,6 +108,7 @@ def test_thirty_percent_failures_poison_nothing_and_are_counted(tmp_path):
             if not request["messages"][0]["content"].startswith(MEAN_FIELD):
                 asked.setdefault(person_of(request), request)
         n_requests = len(server.requests)
+    tries.add(n_requests)
     faults, failures = Counter(), Counter()
     for row in rollout.simulated():
         failure, on_the_way = schedule.expected(asked[f"age: {20 + 3 * row.turn}"])

@@ -7,9 +7,11 @@ import json
 
 from broken_file import GOOD_EVENT, GOOD_LINE, BrokenFile, case, cut, drop, event, raw_parquet, second_line, text
 
+from mf_llm.events import MAX_TEXT_CHARACTERS
+
 CSV_HEADER = "event_id,topic,time,action,labels.stance\n"
 CSV_START = CSV_HEADER + "a,Bridge,1,No,against\na,Bridge,2,Yes,for\n"
-LONG = "x" * 1_000_001
+LONG = "x" * (MAX_TEXT_CHARACTERS + 1)
 MANY_LINES = "".join(GOOD_LINE.replace('"good"', f'"{number:04}"') + "\n" for number in range(400)).encode()
 
 FILES = [
@@ -73,7 +75,7 @@ EVENT_FIELDS = [
     case("topic is blank", "topic", " \n", "must not be empty"),
     case("topic is a list", "topic", ["a"], "must be a text, got a list of 1"),
     case("topic is NaN", "topic", float("nan"), "must be a text, got nan"),
-    case("topic is giant", "topic", LONG, "at most 1,000,000 characters, got 1,000,001"),
+    case("topic is giant", "topic", LONG, "at most 10,485,760 characters, got 10,485,761"),
     case("topic with NUL", "topic", "a\0b", "a NUL character (U+0000 at character 2)"),
     case("topic with half a surrogate pair", "topic", "ab\ud800", "half a surrogate pair (U+D800 at character 3)"),
     case("turns is an object", "turns", {"0": {}}, "must be a list of turns, got a mapping"),
@@ -121,7 +123,7 @@ TURN_FIELDS = [
     case("labels is a text", "turns.0.labels", "for", "must map names of dimensions"),
     case("action is a number", "turns.1.action", 5, "must be a text, got 5"),
     case("action is a list", "turns.1.action", ["a"], "must be a text"),
-    case("action is giant", "turns.1.action", LONG, "at most 1,000,000 characters"),
+    case("action is giant", "turns.1.action", LONG, "at most 10,485,760 characters"),
     case("action with NUL", "turns.2.action", "\0", "a NUL character"),
     case("action with half a surrogate pair", "turns.2.action", "\ud83d", "half a surrogate pair (U+D83D"),
     case("state is a number", "turns.0.state", 5, "must be a text or map names"),
@@ -129,7 +131,7 @@ TURN_FIELDS = [
     case("state value is a list", "turns.0.state.age", [1, 2], "write lists and mappings as a text"),
     case("state value is a mapping", "turns.0.state.age", {"a": 1}, "must be a text, a number or a boolean"),
     case("state value is infinite", "turns.0.state.age", float("-inf"), "must be finite, got -inf"),
-    case("state value is giant", "turns.0.state.age", LONG, "at most 1,000,000 characters"),
+    case("state value is giant", "turns.0.state.age", LONG, "at most 10,485,760 characters"),
     case("state text with NUL", "turns.2.state", "nurse\0", "a NUL character"),
     case("state name is empty", "turns.0.state", {"": "x"}, "must not be empty", "turns[0].state.''"),
     case("state name is no text", "turns.0.state", {"\ud800": 1}, "half a surrogate pair", "turns[0].state.'\\ud800'"),
@@ -215,7 +217,7 @@ TABLES = [
         "CSV column of labels", text("event_id,topic,labels,action\na,B,for,x\n"), "labels.NAME", 2, "labels", "e.csv"
     ),
     BrokenFile(
-        "CSV text is giant", text(CSV_START + f"a,Bridge,3,{LONG},for\n"), "1,000,000", 4, "turns[2].action", "e.csv"
+        "CSV text is giant", text(CSV_START + f"a,Bridge,3,{LONG},for\n"), "10,485,760", 4, "turns[2].action", "e.csv"
     ),
     BrokenFile("no Parquet", text(GOOD_LINE), "is not a Parquet file", file="e.parquet"),
     BrokenFile("empty Parquet file", text(""), "is not a Parquet file", file="e.parquet"),

@@ -15,7 +15,7 @@ import pytest
 
 from mf_llm import Event, Turn
 from mf_llm.errors import EventError, InputError
-from mf_llm.events import event_from_record, validate_event
+from mf_llm.events import MAX_TEXT_CHARACTERS, event_from_record, validate_event
 
 
 def make_event(**changes) -> Event:
@@ -132,7 +132,7 @@ def test_an_event_survives_pickling():
         [Turn(action="x", time=5), Turn(action="y"), Turn(action="z", time=5)],
         [Turn(action="x", weight=0), Turn(action="y", weight=3)],
         [Turn(action="a \b backspace, a tab \t, \u200b, 你好, 🎉, \x85")],
-        [Turn(action="x" * 1_000_000)],
+        [Turn(action="x" * MAX_TEXT_CHARACTERS)],
     ],
 )
 def test_what_is_optional_may_be_left_out(turns):

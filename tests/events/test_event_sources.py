@@ -153,7 +153,7 @@ def test_only_one_event_is_alive_while_streaming(tmp_path):
     alive: list[weakref.ref] = []
     most = 0
     for event in iter_events(path):
-        alive.append(weakref.ref(event.turns[0]))
+        alive.append(weakref.ref(event))
         del event
         gc.collect()
         most = max(most, sum(reference() is not None for reference in alive))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import pytest
 from made_benchmark import write_data
 
+from mf_llm import cli
 from mf_llm.models.tiny import save_tiny_backbone
 
 TIMINGS = "timings.json"
@@ -56,6 +59,15 @@ def compare_words(folder: Path, *more: str) -> list[str]:
     words = ["compare", str(folder / "data"), "--output", "{output}", "--methods", "all", "--limit", "2"]
     words += ["--method-list", str(folder / "methods.yaml"), "--model", str(folder / "base"), "--dtype", "float32"]
     return [*words, "--bootstrap", "20", "--events-together", "2", *more]
+
+
+def call(command: list[str], output: Path) -> int:
+    """``mf-llm COMMAND`` in this process; returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mf-llm", *(word.replace("{output}", str(output)) for word in command)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    return int(stopped.value.code or 0)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from faults import failing_call, files, largest_file, read_only
-from made_runs import TIMINGS, compare_words, contents, intervene_words, simulate_words, write_inputs
+from made_runs import TIMINGS, call, compare_words, contents, intervene_words, simulate_words, write_inputs
 
-from mf_llm import cli
 from mf_llm.atomic_files import write_text
 from mf_llm.endpoints.chat import Answer
 from mf_llm.simulation.engines.answer_log import AnswerLog
+
+pytestmark = pytest.mark.trust("faults", "writes to a disk that is full or may not be written")
 
 JOURNAL = "journal.jsonl"
 COMMANDS = ("simulate", "intervene", "compare")
@@ -48,15 +49,6 @@ def words(place: Path, name: str, *more: str) -> list[str]:
     return (simulate_words if name == "simulate" else compare_words)(place, *more)
 
 
-def call(command: list[str], output: Path) -> int:
-    """``mf-llm COMMAND`` in this process; returns its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["mf-llm", *(word.replace("{output}", str(output)) for word in command)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-    return int(stopped.value.code or 0)
-
-
 def check_told(line: str, folder: Path, why: int) -> None:
     """One line that names a file, says why, and what to do."""
     assert line.startswith(f"mf-llm: {folder}{os.sep}"), line
@@ -82,7 +74,7 @@ def last_line(capsys) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_disk_that_is_full_from_any_call_on(place, tmp_path, capsys):
+def test_a_disk_that_is_full_from_any_call_on(tries, place, tmp_path, capsys):
     """Each folder, each sync and each file that is moved to its place, one after another."""
     command = words(place, "simulate", "--resume", "--seeds", "1")
     assert call(command, tmp_path / "whole") == 0
@@ -92,6 +84,7 @@ def test_a_disk_that_is_full_from_any_call_on(place, tmp_path, capsys):
             code = call(command, output)
         if not before:
             break
+        tries.add()
         assert code == 1
         check_told(last_line(capsys), output.parent, errno.ENOSPC)
         check_kept(output, {name.removeprefix("run/"): one for name, one in before[0].items()}, tmp_path / "whole")
@@ -101,7 +94,7 @@ def test_a_disk_that_is_full_from_any_call_on(place, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["intervene", "compare"])
-def test_a_disk_that_is_full_when_results_are_written(place, tmp_path, capsys, name):
+def test_a_disk_that_is_full_when_results_are_written(tries, place, tmp_path, capsys, name):
     """The results of an earlier run are there until new ones take their place."""
     whole, more = contents(place / name), ("--resume",) if name == "intervene" else ()
     output = tmp_path / "run"
@@ -115,6 +108,7 @@ def test_a_disk_that_is_full_when_results_are_written(place, tmp_path, capsys, n
             code = call(words(place, name, *more), output)
         if not before:
             break
+        tries.add()
         assert code == 1
         check_told(last_line(capsys), output, errno.ENOSPC)
         check_kept(output, before[0], place / name)
@@ -123,12 +117,13 @@ def test_a_disk_that_is_full_when_results_are_written(place, tmp_path, capsys, n
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
-def test_files_that_may_not_grow(place, tmp_path, capsys):
+def test_files_that_may_not_grow(tries, place, tmp_path, capsys):
     """A write that fails in its middle: of every file of a run, and of journals after a few steps."""
     whole, command = contents(place / "simulate"), words(place, "simulate", "--resume")
     sizes = {len(content) for name, content in whole.items() if not name.endswith(TIMINGS)}
     for size in [0, 2000, 3000, *sorted(one - 1 for one in sizes)]:
         output = tmp_path / str(size)
+        tries.add()
         with largest_file(size):
             code = call(command, output)
         if code:
@@ -188,7 +183,7 @@ def can_mount() -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
-def test_real_disks_that_are_too_small(place, tmp_path):
+def test_real_disks_that_are_too_small(tries, place, tmp_path):
     """Of ever more bytes, and for ever more files; then they may not be written; then there is room."""
     if not can_mount():
         pytest.skip("needs the right to mount a small disk")
@@ -204,6 +199,7 @@ def test_real_disks_that_are_too_small(place, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     disks = json.loads((tmp_path / "disks.json").read_text(encoding="utf-8"))
     assert len(disks) > 6
+    tries.add(len(disks))
     for number, disk in enumerate(disks):
         assert [disk[when]["code"] for when in ("full", "read_only", "resumed")] == [1, 1, 0]
         check_told(disk["full"]["line"], tmp_path / "disk", errno.ENOSPC)

@@ -14,6 +14,7 @@ import pytest
 from made_benchmark import save_tuned, write_poll
 from made_events import make_event, make_survey
 
+from mf_llm.benchmark.job import folder_name
 from mf_llm.commands.compare_methods import CompareRequest, run_compare
 from mf_llm.commands.write_report import run_report
 from mf_llm.errors import InputError
@@ -265,17 +266,29 @@ def test_without_rollouts_models_are_left_out(place, tmp_path):
     assert len(alts) == 3 and all("base" not in alt for alt in alts)
 
 
+def rewrite(record, content):
+    """Another record, in a folder whose name is its hash."""
+    record.write_text(json.dumps(content), encoding="utf-8")
+    record.parent.rename(record.parent.with_name(folder_name("threads", content)))
+
+
 def test_rollouts_of_other_weights_are_not_looked_at(place, tmp_path):
     shutil.copytree(place / "results", tmp_path / "copy")
     [record] = (tmp_path / "copy/rollouts/mine/seed1").glob("threads-*/run.json")
     content = json.loads(record.read_text(encoding="utf-8"))
     content["checkpoint"]["adapter_model.safetensors"] = "0" * 16
     record.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match=r"run\.json must be as `mf-llm compare` wrote it"):
+        run_report(tmp_path / "copy")
+    rewrite(record, content)
     page = read(run_report(tmp_path / "copy"))
     assert re.search(r"mine 9 \d", page.text)
     # Two folders that fit: neither is taken.
     [first] = (tmp_path / "copy/rollouts/base/seed0").glob("threads-*")
-    shutil.copytree(first, first.with_name("threads-000000000000"))
+    second = shutil.copytree(first, first.with_name("second"))
+    content = json.loads((second / "run.json").read_text(encoding="utf-8"))
+    content["config"]["batch_tokens"] = 77
+    rewrite(second / "run.json", content)
     page = read(run_report(tmp_path / "copy"))
     assert "base, threads/stance, seed 0: 2 folders of rollouts fit the summary" in page.text
     assert re.search(r"base 1 \d", page.text)

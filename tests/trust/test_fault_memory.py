@@ -65,7 +65,7 @@ def test_a_batch_that_does_not_fit_is_halved(family, tries):
         expected = run(model, processor, event, action=action, **settings)
         with small_memory(model, most, ERRORS[error]) as asked:
             found = run(model, processor, event, action=action, **settings)
-        assert max(asked) > most or family == "gemma3"  # it was too much at first; windows make small batches
+        assert max(asked) > most or family in ("gemma3", "mistral")  # too much at first; windows make small batches
         assert_same_up_to_rounding(found, expected)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -87,9 +88,7 @@ class Job:
         Raises:
             InputError: the checkpoint is not there.
         """
-        text = json.dumps(self.record, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return self.rollouts / self.method.name / f"seed{self.seed}" / f"{self.task.data_set}-{digest}"
+        return self.rollouts / self.method.name / f"seed{self.seed}" / folder_name(self.task.data_set, self.record)
 
     def finished(self, event: Event) -> list[Path]:
         """The folders of the finished rollouts of an event."""
@@ -99,6 +98,12 @@ class Job:
     def unfinished_events(self) -> list[Event]:
         """The events that still lack a rollout."""
         return [event for event in self.events if len(self.finished(event)) < self.method.n_rollouts]
+
+
+def folder_name(data_set: str, record: Mapping[str, Any]) -> str:
+    """The name of the folder whose rollouts are made from `record`."""
+    text = json.dumps(record, sort_keys=True)
+    return f"{data_set}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def checkpoint_hashes(name: str | None) -> dict[str, str] | None:

@@ -18,6 +18,7 @@ from mf_llm.errors import InputError
 from mf_llm.evaluation.provenance import data_hash, versions
 from mf_llm.events import Event
 from mf_llm.events.validation import one_line, show
+from mf_llm.folder_lock import only_writer
 from mf_llm.json_records import read_record
 from mf_llm.models.checkpoints import ADAPTER_WEIGHTS_FILE
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
@@ -100,33 +101,34 @@ class TrainingRuns:
             "budget_tokens": budget["policy_tokens"] if budget else None,
             "model": self.model if not Path(self.model).is_dir() else Path(self.model).name,
         }
-        found = _read(folder / RECORD)
-        if found is not None:
-            check_same_run(record, found, folder)
-        else:
-            write_json(folder / RECORD, record)
-        self._copy_signals(name, seed)
-        began = time.perf_counter()
-        trainer: IBTuneTrainer | PolicySFTTrainer
-        if run.get("sft"):
-            trainer = sft_trainer(self, name, seed, transitions, record["budget_tokens"])
-        else:
-            trainer = ib_tune_trainer(self, name, seed, transitions)
-        last = last_checkpoint(folder)
-        trainer.train(resume_from_checkpoint=last)
-        trainer.save_model(str(folder))
-        if not trainer.is_world_process_zero():
-            return
-        finished = {
-            "policy_tokens": int(trainer.state.num_input_tokens_seen),
-            "steps": trainer.state.global_step,
-            "seconds": round(time.perf_counter() - began),
-            "resumed": last is not None,
-            "log": trainer.state.log_history,
-            "data_hash": {one: data_hash(self.event_sets[one]) for one in self._settings(name)},
-            "versions": versions(PACKAGES),
-        }
-        write_json(folder / FINISHED, record | finished)
+        with only_writer(folder):
+            found = _read(folder / RECORD)
+            if found is not None:
+                check_same_run(record, found, folder)
+            else:
+                write_json(folder / RECORD, record)
+            self._copy_signals(name, seed)
+            began = time.perf_counter()
+            trainer: IBTuneTrainer | PolicySFTTrainer
+            if run.get("sft"):
+                trainer = sft_trainer(self, name, seed, transitions, record["budget_tokens"])
+            else:
+                trainer = ib_tune_trainer(self, name, seed, transitions)
+            last = last_checkpoint(folder)
+            trainer.train(resume_from_checkpoint=last)
+            trainer.save_model(str(folder))
+            if not trainer.is_world_process_zero():
+                return
+            finished = {
+                "policy_tokens": int(trainer.state.num_input_tokens_seen),
+                "steps": trainer.state.global_step,
+                "seconds": round(time.perf_counter() - began),
+                "resumed": last is not None,
+                "log": trainer.state.log_history,
+                "data_hash": {one: data_hash(self.event_sets[one]) for one in self._settings(name)},
+                "versions": versions(PACKAGES),
+            }
+            write_json(folder / FINISHED, record | finished)
 
     def transitions(self, name: str, seed: int) -> Dataset:
         """The transitions of a run, of its data sets together.

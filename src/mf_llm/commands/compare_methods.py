@@ -24,6 +24,7 @@ from mf_llm.evaluation.comparison import Comparison
 from mf_llm.evaluation.intervals import N_BOOTSTRAP
 from mf_llm.evaluation.protocol import choose_windows, plan_event
 from mf_llm.events import Event, load_event_sets
+from mf_llm.folder_lock import only_writer
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.termination import ending_on_sigterm
 
@@ -118,21 +119,22 @@ def run_compare(request: CompareRequest) -> None:
         print("\n".join(f"{name}, seed {seed}: to be trained" for name, seed in benchmark.runs_to_train(runs)))
         print("\n".join(_state(job) for job in jobs) or "No method needs a simulation.")
         return
-    if request.train:
-        _train(benchmark, runs)
-    problems = _make_rollouts(jobs, request) if jobs and request.simulate else []
-    if not _is_main_process(jobs):
-        return
-    comparison = benchmark.compare(seed=request.seed, n_bootstrap=request.n_bootstrap)
-    assert comparison.methods is not None
-    comparison.summary |= {"command": _command(request), "bars": find_bars(comparison.methods)}
-    comparison.save(request.output)
-    _save_annotators(benchmark, request.output)
-    if request.long_horizon:
-        _save_horizon(benchmark, comparison, request.output)
-    print(comparison.table(terminal_width()))
-    _print_missing(comparison, problems)
-    print(f"Results: {request.output / 'results.csv'} and {request.output / 'summary.json'}")
+    with only_writer(request.output):
+        if request.train:
+            _train(benchmark, runs)
+        problems = _make_rollouts(jobs, request) if jobs and request.simulate else []
+        if not _is_main_process(jobs):
+            return
+        comparison = benchmark.compare(seed=request.seed, n_bootstrap=request.n_bootstrap)
+        assert comparison.methods is not None
+        comparison.summary |= {"command": _command(request), "bars": find_bars(comparison.methods)}
+        comparison.save(request.output)
+        _save_annotators(benchmark, request.output)
+        if request.long_horizon:
+            _save_horizon(benchmark, comparison, request.output)
+        print(comparison.table(terminal_width()))
+        _print_missing(comparison, problems)
+        print(f"Results: {request.output / 'results.csv'} and {request.output / 'summary.json'}")
 
 
 def _event_sets(request: CompareRequest) -> dict[str, list[Event]]:

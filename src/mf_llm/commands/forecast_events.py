@@ -13,6 +13,7 @@ from mf_llm.commands.evaluate_run import MAX_PLOTS, terminal_width
 from mf_llm.errors import InputError
 from mf_llm.evaluation.intervals import N_BOOTSTRAP
 from mf_llm.events import Event, load_event_sets
+from mf_llm.folder_lock import only_writer
 from mf_llm.simulation.rollout import load_rollouts
 from mf_llm.simulation.run_folder import rollout_name
 
@@ -74,35 +75,38 @@ def run_forecast(request: ForecastRequest) -> ForecastReport | None:
 
     sets = load_event_sets(request.data)
     judged = _data_sets(request.runs, sets)
-    learned: dict[str, dict[str, Recalibration]] = {}
-    if request.recalibrate_on:
-        validation = _data_sets(request.recalibrate_on, sets)
-        _check_held_out(judged, validation)
-        learned = {name: _recalibrations(name, validation, sorted(data.forecasts)) for name, data in judged.items()}
-        _save_recalibrations(learned, request.output / "recalibrations")
-    methods = {name: _recalibrated(data.forecasts, learned.get(name, {})) for name, data in judged.items()}
-    best = ROLLOUTS + (RECALIBRATED if request.recalibrate_on else "")
-    _save_forecasts(judged, methods, best, request.output)
-    scores = {
-        name: {method: _score(made, judged[name].plans, request.seed) for method, made in found.items()}
-        for name, found in methods.items()
-        if found
-    }
-    report = None
-    if scores:
-        pairs = [(best, CARRY)] + ([(best, CARRY + RECALIBRATED)] if request.recalibrate_on else [])
-        report = judge_forecasts(scores, pairs, seed=request.seed, n_bootstrap=request.n_bootstrap)
-        report.summary["recalibrations"] = {
-            name: {method: _described(one) for method, one in found.items()} for name, found in learned.items()
+    with only_writer(request.output):
+        learned: dict[str, dict[str, Recalibration]] = {}
+        if request.recalibrate_on:
+            validation = _data_sets(request.recalibrate_on, sets)
+            _check_held_out(judged, validation)
+            learned = {
+                name: _recalibrations(name, validation, sorted(data.forecasts)) for name, data in judged.items()
+            }
+            _save_recalibrations(learned, request.output / "recalibrations")
+        methods = {name: _recalibrated(data.forecasts, learned.get(name, {})) for name, data in judged.items()}
+        best = ROLLOUTS + (RECALIBRATED if request.recalibrate_on else "")
+        _save_forecasts(judged, methods, best, request.output)
+        scores = {
+            name: {method: _score(made, judged[name].plans, request.seed) for method, made in found.items()}
+            for name, found in methods.items()
+            if found
         }
-        report.save(request.output)
-        print(report.table(terminal_width()))
-    else:
-        print("No window of labelled people was simulated: there are forecasts, and nothing to judge them by.")
-    if request.plots:
-        _plot(judged, methods, best, report, request.output)
-    print(f"Forecasts: {request.output / 'forecasts.parquet'}")
-    return report
+        report = None
+        if scores:
+            pairs = [(best, CARRY)] + ([(best, CARRY + RECALIBRATED)] if request.recalibrate_on else [])
+            report = judge_forecasts(scores, pairs, seed=request.seed, n_bootstrap=request.n_bootstrap)
+            report.summary["recalibrations"] = {
+                name: {method: _described(one) for method, one in found.items()} for name, found in learned.items()
+            }
+            report.save(request.output)
+            print(report.table(terminal_width()))
+        else:
+            print("No window of labelled people was simulated: there are forecasts, and nothing to judge them by.")
+        if request.plots:
+            _plot(judged, methods, best, report, request.output)
+        print(f"Forecasts: {request.output / 'forecasts.parquet'}")
+        return report
 
 
 def _data_sets(runs: Sequence[Path], sets: Mapping[str, list[Event]]) -> dict[str, _DataSet]:

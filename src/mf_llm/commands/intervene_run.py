@@ -17,6 +17,7 @@ from mf_llm.commands.evaluate_run import terminal_width
 from mf_llm.errors import UNREADABLE, InputError
 from mf_llm.evaluation.matching import match
 from mf_llm.events import Event, load_event_sets
+from mf_llm.folder_lock import only_writer
 from mf_llm.interventions.branches import Branch, run_branches
 from mf_llm.interventions.course import Course
 from mf_llm.interventions.effect_plots import plot_effects
@@ -90,58 +91,59 @@ def run_intervene(request: InterveneRequest) -> Effects | None:
     print(_expected(request, plan, parents))
     if request.dry_run:
         return None
-    _claim(request, plan, record, parents, output)
-    model, processor = load_model_and_processor(str(record["model"]), dtype=str(record["dtype"]), progress=False)
+    with only_writer(output):
+        _claim(request, plan, record, parents, output)
+        model, processor = load_model_and_processor(str(record["model"]), dtype=str(record["dtype"]), progress=False)
 
-    by_seed = {parent.seed: parent for parent in parents}
-    made: dict[str, list[Rollout]] = {one.name: [] for one in plan.candidates}
+        by_seed = {parent.seed: parent for parent in parents}
+        made: dict[str, list[Rollout]] = {one.name: [] for one in plan.candidates}
 
-    def measure(wanted: Mapping[str, Sequence[int]]) -> Effects:
-        """Adds the branches that are not made yet: a candidate's seeds are the first of a list that grows."""
-        branches = {
-            one.name: [
-                Branch(
-                    parent=by_seed[seed],
-                    interventions=one.interventions,
-                    folder=_folder(output, one.name) / "rollouts" / rollout_name(event.event_id, seed),
-                )
-                for seed in wanted.get(one.name, ())[len(made[one.name]) :]
-            ]
-            for one in plan.candidates
-        }
-        together, missing = request.branches_together, [one for some in branches.values() for one in some]
-        found = iter(run_branches(model, processor, event, missing, resume=True, branches_together=together))
-        for name, some in branches.items():
-            made[name] += itertools.islice(found, len(some))
-        return measure_effects(parents, {name: rollouts for name, rollouts in made.items() if rollouts})
+        def measure(wanted: Mapping[str, Sequence[int]]) -> Effects:
+            """Adds the branches that are not made yet: a candidate's seeds are the first of a list that grows."""
+            branches = {
+                one.name: [
+                    Branch(
+                        parent=by_seed[seed],
+                        interventions=one.interventions,
+                        folder=_folder(output, one.name) / "rollouts" / rollout_name(event.event_id, seed),
+                    )
+                    for seed in wanted.get(one.name, ())[len(made[one.name]) :]
+                ]
+                for one in plan.candidates
+            }
+            together, missing = request.branches_together, [one for some in branches.values() for one in some]
+            found = iter(run_branches(model, processor, event, missing, resume=True, branches_together=together))
+            for name, some in branches.items():
+                made[name] += itertools.islice(found, len(some))
+            return measure_effects(parents, {name: rollouts for name, rollouts in made.items() if rollouts})
 
-    seeds = [parent.seed for parent in parents]
-    if plan.target is None:
-        ranking, effects = None, measure({one.name: seeds for one in plan.candidates})
-    else:
-        ranking, effects = rank_candidates(plan, seeds, measure, halving=request.halving)
-    branches = {name: rollouts for name, rollouts in made.items() if rollouts}
-    for name, rollouts in branches.items():
-        write_run_tables(_folder(output, name), rollouts)
-    effects.save(output)
-    if ranking is not None:
-        write_csv(output / "ranking.csv", RANKING_COLUMNS, ranking.rows())
-    width = terminal_width()
-    print(effects_table(effects, plan, width) if ranking is None else ranking_table(ranking, width))
-    if request.plots:
-        plot_effects(effects, plan, output / "plots" / "effects", ranking=ranking)
-    page = write_intervention_report(
-        output / "report.html",
-        plan=plan,
-        effects=effects,
-        ranking=ranking,
-        parents=parents,
-        branches=branches,
-        command=_command(request),
-        comparison=request.comparison,
-    )
-    print(f"Effects: {output / 'effects.csv'}\nReport: {page}")
-    return effects
+        seeds = [parent.seed for parent in parents]
+        if plan.target is None:
+            ranking, effects = None, measure({one.name: seeds for one in plan.candidates})
+        else:
+            ranking, effects = rank_candidates(plan, seeds, measure, halving=request.halving)
+        branches = {name: rollouts for name, rollouts in made.items() if rollouts}
+        for name, rollouts in branches.items():
+            write_run_tables(_folder(output, name), rollouts)
+        effects.save(output)
+        if ranking is not None:
+            write_csv(output / "ranking.csv", RANKING_COLUMNS, ranking.rows())
+        width = terminal_width()
+        print(effects_table(effects, plan, width) if ranking is None else ranking_table(ranking, width))
+        if request.plots:
+            plot_effects(effects, plan, output / "plots" / "effects", ranking=ranking)
+        page = write_intervention_report(
+            output / "report.html",
+            plan=plan,
+            effects=effects,
+            ranking=ranking,
+            parents=parents,
+            branches=branches,
+            command=_command(request),
+            comparison=request.comparison,
+        )
+        print(f"Effects: {output / 'effects.csv'}\nReport: {page}")
+        return effects
 
 
 def _run_record(run: Path) -> dict[str, Any]:

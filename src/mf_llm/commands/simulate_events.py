@@ -17,6 +17,7 @@ from mf_llm.errors import InputError
 from mf_llm.evaluation.protocol import MAX_LABELLED, Windows, choose_windows, labelled_length
 from mf_llm.evaluation.protocol_config import protocol_config
 from mf_llm.events import Event, load_event_sets
+from mf_llm.folder_lock import only_writer
 from mf_llm.json_records import read_record
 from mf_llm.models.checkpoints import trained_options
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
@@ -103,17 +104,18 @@ def run_simulate(request: SimulateRequest) -> None:
     if request.dry_run:
         return
     output = request.output or Path("runs") / _default_name(request.events)
-    if (output / "run.json").exists() and not request.resume:
-        raise InputError(
-            f"`--output` must be a new folder, but {output} holds a run already; nothing was overwritten; go on with "
-            "it with --resume, or name another folder."
-        )
-    record = _run_record(request, model_name, jobs)
-    if (output / "run.json").exists():
-        found = read_record(output / "run.json", "`mf-llm simulate`", {"data_sets": dict})
-        _check_resumed(record, found, output)
-    write_json(output / "run.json", record)
-    _simulate(request, model_name, jobs, output)
+    with only_writer(output):
+        if (output / "run.json").exists() and not request.resume:
+            raise InputError(
+                f"`--output` must be a new folder, but {output} holds a run already; nothing was overwritten; go on "
+                "with it with --resume, or name another folder."
+            )
+        record = _run_record(request, model_name, jobs)
+        if (output / "run.json").exists():
+            found = read_record(output / "run.json", "`mf-llm simulate`", {"data_sets": dict})
+            _check_resumed(record, found, output)
+        write_json(output / "run.json", record)
+        _simulate(request, model_name, jobs, output)
 
 
 def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], output: Path) -> None:

@@ -49,6 +49,7 @@ class AskingSession:
         self._rate = RequestRate(endpoint.requests_per_minute)
         self._clients: dict[tuple[Server, int], AsyncInferenceClient] = {}
         self._refused: set[tuple[str, ...]] = set()
+        self._other_models: set[tuple[str, str]] = set()
         self._without_reply = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -150,6 +151,7 @@ class AskingSession:
                 failed += 1
             else:
                 self._without_reply = 0
+                self._note_model(request.server.model, reply.model)
                 prompt_tokens, new_tokens = prompt_tokens + reply.prompt_tokens, new_tokens + reply.new_tokens
                 value, failure = request.read(reply)
                 left = failure is not None and invalid < request.second_chances
@@ -205,6 +207,12 @@ class AskingSession:
                 f"questions in a row (the last: {kind}); going on would leave people without actions; what was "
                 "answered is kept: go on with --resume (resume=True) when the server is up."
             )
+
+    def _note_model(self, asked: str, answered: str) -> None:
+        """Says once that another model answers: often the same by its full name, and sometimes not."""
+        if answered and answered != asked and (asked, answered) not in self._other_models:
+            self._other_models.add((asked, answered))
+            logger.warning("Model %r was asked, and the server says that %r answered.", asked, answered[:200])
 
     async def _close(self) -> None:
         for client in self._clients.values():

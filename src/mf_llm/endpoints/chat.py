@@ -33,6 +33,7 @@ class ChatReply:
         cut: True where the length bound ended it.
         logprobs: its tokens with their alternatives, or None where the server tells none.
         prompt_tokens, new_tokens: as the server counted them, 0 where it does not.
+        model: who answered, as the server says; "" where it does not.
     """
 
     content: str
@@ -40,6 +41,7 @@ class ChatReply:
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_tokens: int = 0
     new_tokens: int = 0
+    model: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import math
 from collections.abc import Mapping
+from contextvars import ContextVar
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from huggingface_hub import AsyncInferenceClient
 
 TIMEOUT, CONNECTION, INVALID_RESPONSE = "timeout", "connection_error", "invalid_response"
+OVERSIZED_RESPONSE = "oversized_response"
+# Of a reply: far more than a server needs to say so many tokens and their alternatives in JSON.
+_LEAST_BYTES, _BYTES_PER_TOKEN = 2**24, 512
+_MOST_BYTES: ContextVar[int] = ContextVar("most_bytes")
+# Log-probabilities are at most 0; so much may be rounding of a half-precision model.
+_ROUNDING = 0.01
 
 # Sent where no key is given: the client would otherwise send the machine's Hub token to whatever server is named.
 _NO_KEY = "none"
@@ -29,7 +37,7 @@ class Fault(Exception):
     """There is no reply.
 
     Args:
-        kind: "timeout", "connection_error", "invalid_response" or "http_" and a status.
+        kind: "timeout", "connection_error", "invalid_response", "oversized_response" or "http_" and a status.
         wait: seconds that the server wants to be left alone; None: it will not answer this request.
     """
 
@@ -45,7 +53,34 @@ def chat_client(server: Server) -> AsyncInferenceClient:
     redact_logs()
     credentials, address = _without_credentials(server.base_url)
     # Its own timeout is of single reads: a server that dribbles would never run into it (see `exchange`).
-    return AsyncInferenceClient(base_url=address, api_key=server.api_key or _NO_KEY, headers=credentials, timeout=None)
+    return _bounded(AsyncInferenceClient)(
+        base_url=address, api_key=server.api_key or _NO_KEY, headers=credentials, timeout=None
+    )
+
+
+@cache
+def _bounded(client: type[AsyncInferenceClient]) -> type[AsyncInferenceClient]:
+    """The class of clients that read no more of a body than a reply can be: the client itself reads without bound."""
+
+    class BoundedClient(client):
+        async def _get_async_client(self) -> Any:
+            session = await super()._get_async_client()
+            if _read_bounded not in session.event_hooks["response"]:
+                session.event_hooks["response"].append(_read_bounded)
+            return session
+
+    return BoundedClient
+
+
+async def _read_bounded(response: Any) -> None:
+    """Reads a body piece by piece, unpacked, as long as it is not too long."""
+    pieces, size = [], 0
+    async for piece in response.aiter_bytes():
+        size += len(piece)
+        if size > _MOST_BYTES.get():
+            raise Fault(OVERSIZED_RESPONSE, 0.0)
+        pieces.append(piece)
+    response._content = b"".join(pieces)  # what `aread` would set
 
 
 def _without_credentials(base_url: str) -> tuple[dict[str, str] | None, str]:
@@ -84,6 +119,8 @@ async def exchange(
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 
     optional = dict(request.fields) if with_fields else {}
+    alternatives = 1 + optional.get("top_logprobs", 0)
+    _MOST_BYTES.set(_LEAST_BYTES + _BYTES_PER_TOKEN * request.max_tokens * alternatives)
     try:
         async with asyncio.timeout(timeout):
             output = await client.chat_completion(
@@ -115,8 +152,8 @@ async def exchange(
         raise Fault(f"http_{status}", wait) from None
     except (HTTPError, OSError):
         raise Fault(CONNECTION, 0.0) from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        # A page of a proxy, or JSON of another protocol.
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError):
+        # A page of a proxy, JSON of another protocol, or numbers that cannot be.
         raise Fault(INVALID_RESPONSE, 0.0) from None
 
 
@@ -129,9 +166,15 @@ def _reply(output: Any) -> ChatReply:
         content=content or "",
         cut=choice.finish_reason == "length",
         logprobs=_logprobs(choice.logprobs),
-        prompt_tokens=int(getattr(usage, "prompt_tokens", None) or 0),
-        new_tokens=int(getattr(usage, "completion_tokens", None) or 0),
+        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
+        new_tokens=_count(getattr(usage, "completion_tokens", None)),
+        model=output.model if isinstance(output.model, str) else "",
     )
+
+
+def _count(told: Any) -> int:
+    """A number of tokens; what is none counts as not told: the answer is no worse for it."""
+    return told if isinstance(told, int) and 0 <= told < 2**31 else 0
 
 
 def _logprobs(told: Any) -> tuple[TokenLogprob, ...] | None:
@@ -140,8 +183,10 @@ def _logprobs(told: Any) -> tuple[TokenLogprob, ...] | None:
     for one in getattr(told, "content", None) or ():
         # A server may list the token itself among its alternatives, or only those that were likelier.
         top = {entry.token: float(entry.logprob) for entry in one.top_logprobs or ()} | {one.token: float(one.logprob)}
-        if any(math.isnan(value) for value in top.values()):
-            raise ValueError("not a number")
+        if not all(isinstance(token, str) for token in top):
+            raise TypeError("no text")
+        if not all(value <= _ROUNDING for value in top.values()):  # nor is nan
+            raise ValueError("no probabilities")
         tokens.append(TokenLogprob(one.token, tuple(top.items())))
     return tuple(tokens) or None
 
@@ -149,6 +194,7 @@ def _logprobs(told: Any) -> tuple[TokenLogprob, ...] | None:
 def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds a server asks to be left alone; 0 where it says nothing, or gives a date."""
     try:
-        return max(float(headers.get("retry-after", 0)), 0.0)
+        wanted = float(headers.get("retry-after", 0))
     except ValueError:
         return 0.0
+    return max(wanted, 0.0) if math.isfinite(wanted) else 0.0

@@ -14,7 +14,7 @@ from mf_llm.events.values import plain_mapping, to_float, to_int, to_seconds
 State = Mapping[str, Any] | str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
     """One person's reaction, at their real place in time.
 
@@ -115,27 +115,26 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         """The event as one JSON object of the documented event format (absent values left out)."""
-        record = {
-            "event_id": self.event_id,
-            "domain": self.domain,
-            "language": self.language,
-            "source": self.source,
-            "split": self.split,
-            "topic": self.topic,
-            "veracity": self.veracity,
-            "story": self.story,
-            "group": self.group,
-            "block": self.block,
-            "dimensions": {name: list(categories) for name, categories in self.dimensions.items()},
-            "turns": [_turn_to_dict(turn) for turn in self.turns],
-        }
-        return {key: value for key, value in record.items() if value is not None} | dict(self.extra)
+        return _event_to_dict(self, [_turn_to_dict(turn) for turn in self.turns])
 
     def content_hash(self) -> str:
         """SHA-256 over the canonical JSON of the whole event, as hexadecimal text."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        # Turn by turn: an event may have a million of them.
+        found = hashlib.sha256()
+        record = _event_to_dict(self, turns=[])
+        for number, name in enumerate(sorted(record)):
+            found.update(f"{',' if number else '{'}{_canonical(name)}:".encode())
+            if name != "turns":
+                found.update(_canonical(record[name]).encode())
+                continue
+            for place, turn in enumerate(self.turns):
+                found.update(f"{',' if place else '['}{_canonical(_turn_to_dict(turn))}".encode())
+            found.update(b"]")
+        found.update(b"}")
+        return found.hexdigest()
 
+
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
 _TURN_CONVERSIONS = (
     ("state", plain_mapping),
@@ -145,6 +144,24 @@ _TURN_CONVERSIONS = (
     ("weight", to_float),
     ("parent", to_int),
 )
+
+
+def _event_to_dict(event: Event, turns: list[dict[str, Any]]) -> dict[str, Any]:
+    record = {
+        "event_id": event.event_id,
+        "domain": event.domain,
+        "language": event.language,
+        "source": event.source,
+        "split": event.split,
+        "topic": event.topic,
+        "veracity": event.veracity,
+        "story": event.story,
+        "group": event.group,
+        "block": event.block,
+        "dimensions": {name: list(categories) for name, categories in event.dimensions.items()},
+        "turns": turns,
+    }
+    return {key: value for key, value in record.items() if value is not None} | dict(event.extra)
 
 
 def _turn_to_dict(turn: Turn) -> dict[str, Any]:

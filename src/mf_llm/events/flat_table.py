@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,15 @@ def read_flat(
     column_map = ColumnMap.build(header, columns, file)
     categories = _all_categories(column_map, rows, file)
     seen: set[str] = set()
-    group: list[tuple[int, Row]] = []
-    current = None
+    run: _Run | None = None
     for line, row in rows():
         event_id = _event_id(column_map, row)
         if event_id is None:
             raise EventError("must not be empty in any row", file=file, line=line, field="event_id")
-        if event_id != current:
-            if group:
-                yield _record(column_map, group, categories, file)
+        if run is None or event_id != run.event_id:
+            if run is not None:
+                finished, run = [run.record()], None  # it does not stay here
+                yield finished.pop()
             if event_id in seen:
                 raise EventError(
                     f"{show(event_id)} comes back after other events; an event is one run of rows; sort the rows by "
@@ -58,37 +59,53 @@ def read_flat(
                     field="event_id",
                 )
             seen.add(event_id)
-            current, group = event_id, []
-        group.append((line, row))
-    if group:
-        yield _record(column_map, group, categories, file)
+            run = _Run(column_map, categories, file, line, row)
+        run.add(line, row)
+    if run is not None:
+        yield run.record()
 
 
-def _record(
-    column_map: ColumnMap, group: list[tuple[int, Row]], categories: Mapping[str, Any], file: str | Path | None
-) -> Record:
-    first_line, first = group[0]
-    data: dict[str, Any] = dict(column_map.constants)
-    for name, column in column_map.event.items():
-        data[name] = _value(name, first[column])
-        for line, row in group[1:]:
+class _Run:
+    """The rows of one event. Each becomes a turn when it comes: of a long event the rows are never kept beside it.
+
+    Args:
+        column_map, categories, file: of the table.
+        line, row: the first row, which says what the event is.
+    """
+
+    def __init__(
+        self, column_map: ColumnMap, categories: Mapping[str, Any], file: str | Path | None, line: int, row: Row
+    ) -> None:
+        self.event_id, self._line = _event_id(column_map, row), line
+        self._column_map, self._file = column_map, file
+        self._fields = {name: _value(name, row[column]) for name, column in column_map.event.items()}
+        self._data = {**column_map.constants, **self._fields, "event_id": self.event_id}
+        dimensions = _mapping(self._data, "dimensions", file, line)
+        for name, column in column_map.dimension_columns.items():
+            if row[column] is not None and row[column] != "":
+                dimensions[name] = _listed(row[column])
+        self._data["dimensions"] = {**dimensions, **categories}
+        self._turns: list[dict[str, Any]] = []
+        self._lines = array("q")
+
+    def add(self, line: int, row: Row) -> None:
+        """Takes in a row of the event, the first one too."""
+        for name, column in self._column_map.event.items():
             other = _value(name, row[column])
-            if other is not None and other != data[name]:
+            if other is not None and other != self._fields[name]:
                 raise EventError(
                     f"must be the same in all rows of an event (or empty after the first), got {show(other)} after "
-                    f"{show(data[name])}",
-                    file=file,
+                    f"{show(self._fields[name])}",
+                    file=self._file,
                     line=line,
                     field=name,
                 )
-    data["event_id"] = _event_id(column_map, first)
-    dimensions = _mapping(data, "dimensions", file, first_line)
-    for name, column in column_map.dimension_columns.items():
-        if first[column] is not None and first[column] != "":
-            dimensions[name] = _listed(first[column])
-    data["dimensions"] = {**dimensions, **categories}
-    data["turns"] = [_turn(column_map, row, file, line) for line, row in group]
-    return Record(line=first_line, data=data, turn_lines=[line for line, _ in group])
+        self._turns.append(_turn(self._column_map, row, self._file, line))
+        self._lines.append(line)
+
+    def record(self) -> Record:
+        """The event."""
+        return Record(line=self._line, data=self._data | {"turns": self._turns}, turn_lines=self._lines)
 
 
 def _turn(column_map: ColumnMap, row: Row, file: str | Path | None, line: int) -> dict[str, Any]:

@@ -25,7 +25,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for raw in file:
                 number += 1
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                line = [raw.decode("utf-8-sig" if number == 1 else "utf-8")]
+                del raw  # of a line as long as an event, nothing stays here while others work on it
+                yield number, line.pop()
     except UnicodeDecodeError as error:
         raise EventError(
             f"must be UTF-8, got byte 0x{error.object[error.start]:02x} at position {error.start + 1} of the line; "
@@ -41,10 +43,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
-    """One record per line that is not blank; only the current line is in memory."""
-    for number, line in read_lines(path):
-        if line.strip():
-            yield Record(line=number, data=_parse(line, path, number))
+    """One record per line that is not blank; a line is forgotten when it is read, a record when it is handed out."""
+
+    def record(numbered: tuple[int, str]) -> Record | None:
+        number, line = numbered
+        return Record(line=number, data=_parse(line, path, number)) if line and not line.isspace() else None
+
+    return filter(None, map(record, read_lines(path)))
 
 
 class _RepeatedKey(dict):

@@ -115,6 +115,7 @@ def load_event_sets(
 def _events_of(source: _Source, split: str | None) -> Iterator[Event]:
     first_lines: dict[str, int] = {}
     for record in source.read():
+        number = record.line
         try:
             event = event_from_record(record.data)
             if event.event_id in first_lines:
@@ -126,9 +127,13 @@ def _events_of(source: _Source, split: str | None) -> Iterator[Event]:
         except EventError as error:
             line = _line_of(record, error.field)
             raise EventError(error.problem, file=source.place, line=line, field=error.field) from None
-        first_lines[event.event_id] = record.line
+        first_lines[event.event_id] = number
+        # Neither stays in memory while the other is made or used: a long event is large.
+        del record
         if split is None or event.split == split:
-            yield event
+            found = [event]
+            del event
+            yield found.pop()
     if not first_lines:
         raise EventError("must hold at least one event, but is empty", file=source.place)
 

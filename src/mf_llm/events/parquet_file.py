@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,8 @@ def read_parquet(path: Path, columns: Columns | None) -> Iterator[Record]:
     names = _header(path)
     if "turns" in names:
         reject_columns(columns, path)
-        for number, row in _rows(path, 1):
-            yield Record(line=number, data=row)
-    else:
-        yield from read_flat(names, lambda: _rows(path, _ROWS_AT_ONCE), columns, path)
+        return starmap(lambda number, row: Record(line=number, data=row), _rows(path, 1))
+    return read_flat(names, lambda: _rows(path, _ROWS_AT_ONCE), columns, path)
 
 
 def reject_columns(columns: Columns | None, file: str | Path | None) -> None:
@@ -55,9 +54,11 @@ def _rows(path: Path, batch_size: int) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     with _errors_of(path), pyarrow.parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=batch_size):
-            for row in batch.to_pylist():
+            rows = batch.to_pylist()[::-1]
+            del batch
+            while rows:
                 number += 1
-                yield number, row
+                yield number, rows.pop()  # a row may be a whole event: it does not stay here
 
 
 class _errors_of:

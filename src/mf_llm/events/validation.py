@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mf_llm.events.event import Event, Turn
 
 SPLITS = ("train", "validation", "test")
-MAX_TEXT_CHARACTERS = 1_000_000
+MAX_TEXT_CHARACTERS = 10 * 2**20  # ten megabytes of English
 MAX_NAME_CHARACTERS = 500
 
 EVENT_FIELDS = (

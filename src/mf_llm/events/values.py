@@ -82,4 +82,6 @@ def plain_mapping(value: Any) -> Any:
     """
     if isinstance(value, list) and value and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
         value = dict(value)
+    if type(value) is dict and all(type(item) in _PLAIN_TYPES for item in value.values()):
+        return value.copy()  # the usual case, made quick: this runs three times for every turn
     return plain(value) if isinstance(value, Mapping) else value

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mf_llm.benchmark.job import RECORD
+from mf_llm.benchmark.job import RECORD, folder_name
 from mf_llm.benchmark.method_entry import MethodEntry
+from mf_llm.errors import InputError
 from mf_llm.reporting.comparison_files import FORECASTER, ComparisonFiles, read_file
 from mf_llm.simulation.rollout import Rollout
 from mf_llm.simulation.run_folder import rollout_name
@@ -112,6 +113,12 @@ class RolloutFiles:
             path = folder / RECORD
             if folder.name.rpartition("-")[0] == data_set and path.is_file():
                 record = read_file(path)
+                if folder_name(data_set, record) != folder.name:
+                    raise InputError(
+                        f"{path} must be as `mf-llm compare` wrote it, but the name of its folder is the hash of "
+                        "another one; it is not clear what made these rollouts; put the file back, or move the folder "
+                        "away."
+                    )
                 if self._fits(record, data_set, seed, made):
                     found.append(folder)
         return found

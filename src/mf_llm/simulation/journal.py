@@ -14,6 +14,7 @@ from mf_llm.argument_checks import check_types
 from mf_llm.atomic_files import plain, writing
 from mf_llm.errors import UNREADABLE, InputError
 from mf_llm.events.validation import one_line
+from mf_llm.folder_lock import lock
 from mf_llm.json_records import digest
 from mf_llm.simulation.rollout import JOURNAL, ActionRow, StepRow
 from mf_llm.simulation.rollout_validation import check_action, check_step
@@ -76,7 +77,7 @@ class Journal:
                     "event was not simulated; name another folder."
                 ) from error
         try:
-            _lock(self._file, self.path)
+            lock(self._file.fileno(), self.path)
             length = self._read()
             if self._file.tell() > length:
                 self._file.truncate(length)
@@ -149,23 +150,6 @@ class Journal:
                     ) from error
                 length += len(line)
         return length
-
-
-def _lock(file: IO[bytes], path: Path) -> None:
-    """Keeps other processes from going on with the same run; the system lets go of it when this one ends, however."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # no such locks on Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"`output` must be written by one process, but another one is writing {path}; their steps would be mixed; "
-            "wait for it to end, or name another folder."
-        ) from None
-    except OSError:  # some network file systems have no locks
-        return
 
 
 def check_same_run(header: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:

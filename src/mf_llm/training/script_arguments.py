@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mf_llm.atomic_files import write_csv
 from mf_llm.errors import InputError
 from mf_llm.events import Event, load_event_sets
+from mf_llm.folder_lock import only_writer
 from mf_llm.models import MFLLMForSimulation, MFLLMProcessor
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.redaction import redacted
@@ -203,11 +204,12 @@ def train_and_save(trainer: Trainer) -> None:
     """Trains, or goes on with it, and leaves checkpoint, model card and training log in the output folder."""
     args = trainer.args
     resume = args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=last_checkpoint(str(args.output_dir)) if resume == "last" else resume)
-    trainer.save_model(args.output_dir)
-    if args.should_save:
-        write_training_log(trainer)
-        print(f"Checkpoint: {args.output_dir}")
+    with only_writer(str(args.output_dir)):
+        trainer.train(resume_from_checkpoint=last_checkpoint(str(args.output_dir)) if resume == "last" else resume)
+        trainer.save_model(args.output_dir)
+        if args.should_save:
+            write_training_log(trainer)
+            print(f"Checkpoint: {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub()
 
