@@ -20,8 +20,9 @@ from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
-# Logits that are held at once: a large vocabulary outweighs everything else.
-_LOGITS_AT_ONCE = 2**25
+# Logits that are held at once, since a large vocabulary outweighs everything else. A GPU has memory and wants long
+# passes; a processor gains nothing from them.
+_LOGITS_AT_ONCE, _LOGITS_ON_A_GPU = 2**24, 2**26
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def option_log_likelihoods(
     scores = np.empty((len(unique), len(options)))
     overhead = sum(map(len, options)) + (0 if read is _by_tree and can_share(backbone) else len(prefix.ids))
     places = 1 + sum(len(option) - 1 for option in options)  # the last token of an option is predicted, never read
-    most = max(1, _LOGITS_AT_ONCE // (backbone.config.get_text_config().vocab_size * places))
+    logits = _LOGITS_AT_ONCE if backbone.device.type == "cpu" else _LOGITS_ON_A_GPU
+    most = max(1, logits // (backbone.config.get_text_config().vocab_size * places))
     batches = _batches(unique, overhead, batch_tokens, most, read is _by_copies)
     for batch, values in in_halves(batches, lambda batch: read(backbone, prefix, list(batch), options)):
         for segment, value in zip(batch, values.double().cpu().numpy(), strict=True):
