@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 NAME = "mf_llm_shared_prefix"
 # Scores that are held at once: what a core keeps near it, and far below what the rows' own keys and values take.
 _SCORES_AT_ONCE = 4_000_000
-# Tokens that keys and values of rows have room for beyond those they hold.
-_ROOM = 16
 
 
 @dataclass(frozen=True)
@@ -97,41 +95,20 @@ class SharedKeys:
 
 
 class _SharedLayer(DynamicLayer):
-    """Keys and values of one layer: those of the prefixes once, and those of each row behind them if they are kept.
-
-    They are written into tensors with room for more tokens. New ones for every token, as transformers makes them, are
-    copied each time and leave holes in memory that the next, which are larger, do not fit into.
-    """
+    """Keys and values of one layer: those of the prefixes once, and those of each row behind them if they are kept."""
 
     def __init__(self, prefix: SharedKeys, kept: bool = True) -> None:
         super().__init__()
         self.prefix, self.kept = prefix, kept
-        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = self._appended(key_states, value_states) if self.kept else (key_states, value_states)
+        keys, values = super().update(key_states, value_states) if self.kept else (key_states, value_states)
         # Attention functions are not given the cache. Should a model change the keys on their way, the attribute is
         # gone, and the mask, which covers the prefix too, fits them no more: an error, never a wrong result.
         keys.shared_prefix = self.prefix
         return keys, values
-
-    def _appended(self, *states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(*states)
-        held = super().get_seq_length()
-        end = held + states[0].shape[-2]
-        if self._room is None or end > self._room[0].shape[-2]:
-            old = (self.keys, self.values)
-            self._room = tuple(one.new_empty(*one.shape[:2], end + _ROOM, one.shape[-1]) for one in states)
-            if held:
-                for room, one in zip(self._room, old, strict=True):
-                    room[:, :, :held] = one
-        for room, new in zip(self._room, states, strict=True):
-            room[:, :, held:end] = new
-        self.keys, self.values = (room[:, :, :end] for room in self._room)
-        return self.keys, self.values
 
     def get_seq_length(self) -> int:
         return self.prefix.keys.shape[-2] + super().get_seq_length()
@@ -142,7 +119,7 @@ class _SharedLayer(DynamicLayer):
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         self.prefix = self.prefix.selected(indices)
         if self.is_initialized:
-            self.keys, self.values, self._room = self.keys[indices], self.values[indices], None
+            self.keys, self.values = self.keys[indices], self.values[indices]
 
 
 def can_share(backbone: PreTrainedModel) -> bool:
