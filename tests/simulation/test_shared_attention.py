@@ -68,6 +68,21 @@ def test_options_are_as_likely_as_behind_copies(family, monkeypatch):
         assert shared == pytest.approx(copies, abs=1e-4)
 
 
+def test_what_people_add_to_a_prefix_is_not_kept_where_it_is_read_once(monkeypatch):
+    backbone, caches = model_of("llama").backbone("policy"), []
+
+    def watched(*args, **kwargs):
+        caches.append(shared_cache(*args, **kwargs))
+        return caches[-1]
+
+    prefix = encode_prefix(backbone, random_ids(10, 1))
+    monkeypatch.setattr(readout, "shared_cache", watched)
+    option_log_likelihoods(backbone, prefix, [random_ids(4, n) for n in range(5)], OPTIONS)
+    assert len(caches) == 1
+    for layer, held in zip(caches[0].layers, prefix.cache.layers, strict=True):
+        assert layer.keys is None and layer.get_seq_length() == 10 and layer.prefix.keys is held.keys
+
+
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_answers_are_those_behind_copies(family, monkeypatch):
     model = model_of(family)

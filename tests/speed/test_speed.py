@@ -115,3 +115,24 @@ def test_the_script_writes_a_table_a_record_and_a_figure(tmp_path):
     assert record["command"].startswith("python examples/benchmark_speed.py --output")
     assert "exact, one pass per person" in done.stdout and "x 1.0" in done.stdout
     assert (tmp_path / "out/speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_asked_for_stands_beside_what_was_found(tmp_path):
+    """In turns, of which the second holds one prefix alone; the methods agree on the people that all of them asked."""
+    folder = save_tiny_backbone(tmp_path / "model", "llama")
+    command = ["examples/benchmark_speed.py", "--output", tmp_path / "out", "--model", folder, "--dtype", "float32"]
+    command += ["--readouts", "exact", "--prefixes", "50", "600", "--people", "256", "--measured", "40"]
+    command += ["--repeats", "2", "--repeated_prefixes", "600", "--batch_tokens", "500"]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [done.stderr.count(f"prefix {prefix}, 40 people") for prefix in (50, 600)] == [1, 2]
+    record = json.loads((tmp_path / "out/speed.json").read_text(encoding="utf-8"))
+    assert record["batch_tokens"] == 500
+    found = {(one["method"], one["prefix"]): one for one in record["records"]}
+    assert [bar["method"] for bar in record["bars"]] == ["reference", "one pass per person"]
+    ours = found["mf_llm", 600]
+    for bar in record["bars"]:
+        theirs = found[bar["method"], 600]
+        assert bar["times"] == pytest.approx(ours["people_per_second"] / theirs["people_per_second"])
+        assert bar["memory"] == pytest.approx(ours["peak_bytes"] / theirs["peak_bytes"])
+        assert 0 <= bar["difference"] < 1e-4

@@ -63,7 +63,7 @@ class LLMAnnotator:
         seed: int = 0,
         max_text_tokens: int = 128,
         max_topic_tokens: int = 128,
-        batch_tokens: int = 16384,
+        batch_tokens: int = 8192,
         name: str = "llm",
     ) -> None:
         limits = {"orders": orders, "max_text_tokens": max_text_tokens, "max_topic_tokens": max_topic_tokens}

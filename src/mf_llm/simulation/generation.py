@@ -97,7 +97,7 @@ def generate_keyed(
     end_ids: Sequence[int],
     max_new_tokens: int,
     line_break_ids: Sequence[int] = (),
-    batch_tokens: int = 16384,
+    batch_tokens: int = 8192,
 ) -> list[Generated]:
     """Generates one answer per row.
 

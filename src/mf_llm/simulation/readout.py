@@ -20,8 +20,9 @@ from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
-# Logits that are held at once, in float32: a large vocabulary outweighs everything else.
-_LOGITS_AT_ONCE = 2**26
+# Logits that are held at once, since a large vocabulary outweighs everything else. A GPU has memory and wants long
+# passes; a processor gains nothing from them.
+_LOGITS_AT_ONCE, _LOGITS_ON_A_GPU = 2**24, 2**26
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,13 @@ class SharedPrefix:
 
     @contextmanager
     def before(self, backbone: PreTrainedModel, rows: int) -> Iterator[DynamicCache]:
-        """A cache for `rows` behind this prefix, within a sliding window: one for all where the backbone can share."""
+        """A cache for one pass over `rows` behind this prefix, within a sliding window.
+
+        It is one for all rows, and keeps nothing of theirs, where the backbone can share.
+        """
         if rows > 1 and can_share(backbone):
             with sharing(backbone):
-                yield shared_cache(self.cache)
+                yield shared_cache(self.cache, kept=False)
         else:
             yield self.expanded(rows)
 
@@ -83,7 +87,7 @@ def option_log_likelihoods(
     segments: Sequence[Sequence[int]],
     options: Sequence[Sequence[int]],
     *,
-    batch_tokens: int = 16384,
+    batch_tokens: int = 8192,
     advance: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """``log pi(option k | prefix, segment i)``: the whole text of each option, its end included.
@@ -112,7 +116,9 @@ def option_log_likelihoods(
     read = _by_copies if outgrows_window(backbone, longest) else _by_tree
     scores = np.empty((len(unique), len(options)))
     overhead = sum(map(len, options)) + (0 if read is _by_tree and can_share(backbone) else len(prefix.ids))
-    most = max(1, _LOGITS_AT_ONCE // (backbone.config.get_text_config().vocab_size * (1 + sum(map(len, options)))))
+    places = 1 + sum(len(option) - 1 for option in options)  # the last token of an option is predicted, never read
+    logits = _LOGITS_AT_ONCE if backbone.device.type == "cpu" else _LOGITS_ON_A_GPU
+    most = max(1, logits // (backbone.config.get_text_config().vocab_size * places))
     batches = _batches(unique, overhead, batch_tokens, most, read is _by_copies)
     for batch, values in in_halves(batches, lambda batch: read(backbone, prefix, list(batch), options)):
         for segment, value in zip(batch, values.double().cpu().numpy(), strict=True):
@@ -164,7 +170,7 @@ def choice_distribution(
     signal: str | None = None,
     dimension: str = "answer",
     orders: int = 2,
-    batch_tokens: int = 16384,
+    batch_tokens: int = 8192,
 ) -> np.ndarray:
     """How a policy would choose: probabilities of `options` for each person, averaged over option orders.
 
@@ -290,12 +296,12 @@ def _by_tree(
             use_cache=True,
             logits_to_keep=len(flat) + 1,
         ).logits
-    logits = logits.float()
-    total = torch.logsumexp(logits, dim=-1)
-    scores = logits.new_zeros(rows, len(options))
+    # One place after the other: a second copy of all logits would be as large as they are.
+    total = torch.stack([torch.logsumexp(place.float(), dim=-1) for place in logits.unbind(dim=1)], dim=1)
+    scores = total.new_zeros(rows, len(options))
     for k, option in enumerate(options):
         places = [0, *(1 + starts[k] + j for j in range(len(option) - 1))]
-        scores[:, k] = (logits[:, places, list(option)] - total[:, places]).sum(dim=1)
+        scores[:, k] = (logits[:, places, list(option)].float() - total[:, places]).sum(dim=1)
     return scores
 
 

@@ -95,16 +95,16 @@ class SharedKeys:
 
 
 class _SharedLayer(DynamicLayer):
-    """Keys and values of one layer: those of the prefixes once, and those of each row behind them."""
+    """Keys and values of one layer: those of the prefixes once, and those of each row behind them if they are kept."""
 
-    def __init__(self, prefix: SharedKeys) -> None:
+    def __init__(self, prefix: SharedKeys, kept: bool = True) -> None:
         super().__init__()
-        self.prefix = prefix
+        self.prefix, self.kept = prefix, kept
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = super().update(key_states, value_states)
+        keys, values = super().update(key_states, value_states) if self.kept else (key_states, value_states)
         # Attention functions are not given the cache. Should a model change the keys on their way, the attribute is
         # gone, and the mask, which covers the prefix too, fits them no more: an error, never a wrong result.
         keys.shared_prefix = self.prefix  # type: ignore[attr-defined]
@@ -127,22 +127,24 @@ def can_share(backbone: PreTrainedModel) -> bool:
     return backbone.config.get_text_config()._attn_implementation in ("sdpa", NAME)
 
 
-def shared_cache(cache: DynamicCache, owners: Sequence[int] | None = None) -> DynamicCache:
+def shared_cache(cache: DynamicCache, owners: Sequence[int] | None = None, *, kept: bool = True) -> DynamicCache:
     """A cache for rows behind prefixes, which are not copied; to be used in `sharing`.
 
     Args:
         cache: keys and values of the prefixes; no sliding window of theirs may be outgrown.
         owners: the prefix of each row, in increasing order; None: `cache` holds one, for any number of rows.
+        kept: whether the keys and values of the rows themselves are kept. Not needed where rows are read in one pass,
+            and then they would be most of what it holds in memory.
     """
     shared = DynamicCache()
     layers: list[Any] = cache.layers
     if owners is None:
-        shared.layers = [_SharedLayer(SharedKeys(layer.keys, layer.values)) for layer in layers]
+        shared.layers = [_SharedLayer(SharedKeys(layer.keys, layer.values), kept) for layer in layers]
         return shared
     first, last = owners[0], owners[-1] + 1
     counts = tuple(torch.bincount(torch.tensor(owners) - first, minlength=last - first).tolist())
     shared.layers = [
-        _SharedLayer(SharedKeys(layer.keys[first:last], layer.values[first:last], counts)) for layer in layers
+        _SharedLayer(SharedKeys(layer.keys[first:last], layer.values[first:last], counts), kept) for layer in layers
     ]
     return shared
 

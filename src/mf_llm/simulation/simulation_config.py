@@ -100,7 +100,7 @@ class SimulationConfig:
     max_prompt_tokens: int = 1024
     max_state_tokens: int = 256
     max_action_tokens: int = 64
-    batch_tokens: int = 16384
+    batch_tokens: int = 8192
 
     def __post_init__(self) -> None:
         allowed_words = {"signal": SIGNALS, "readout": READOUTS, "action": ACTIONS, "steps": STEPS, "people": PEOPLE}

@@ -15,6 +15,8 @@ PERSON_TOKENS = 40
 OPTION_TOKENS = 2
 N_OPTIONS = 4
 REFERENCE_BATCH = 16
+# People whose likelihoods are kept, to see that the methods agree.
+COMPARED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class SpeedResult:
             does in this time in a large matrix product.
         bandwidth_share: bytes of the weights, read once in each pass, over what it copies in this time.
         peak_bytes: most memory at a time; of the device if there is one, else of the process, weights included.
+        likelihoods: log-likelihoods of the options for the first `COMPARED` people, which are the same people in all
+            cases with this prefix; None for written answers.
     """
 
     seconds: float
@@ -69,6 +73,7 @@ class SpeedResult:
     compute_share: float
     bandwidth_share: float
     peak_bytes: int | None
+    likelihoods: tuple[tuple[float, ...], ...] | None = None
 
 
 def people_per_second(case: SpeedCase, result: SpeedResult) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,16 +12,23 @@ import torch
 from mf_llm.simulation.generation import generate_keyed
 from mf_llm.simulation.keyed_draws import stream_key
 from mf_llm.simulation.readout import encode_prefix, option_log_likelihoods
+from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.speed.speed_case import N_OPTIONS, NEW_TOKENS, PERSON_TOKENS, REFERENCE_BATCH
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
 Ids = list[int]
+BATCH_TOKENS = SimulationConfig.batch_tokens
 
 
 def sampled_answers(
-    method: str, backbone: PreTrainedModel, prefix: Ids, people: Sequence[Ids], config: GenerationConfig
+    method: str,
+    backbone: PreTrainedModel,
+    prefix: Ids,
+    people: Sequence[Ids],
+    config: GenerationConfig,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[Ids]:
     """What each person writes, exactly `NEW_TOKENS` tokens.
 
@@ -31,19 +38,23 @@ def sampled_answers(
         prefix: the shared part.
         people: the parts of N people.
         config: how to sample; its end tokens are not looked at.
+        batch_tokens: of mf_llm.
     """
     config = copy.deepcopy(config)
     config.update(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, eos_token_id=None, pad_token_id=0)
-    work: Callable[..., list[Ids]] = {
-        "reference": _generate,
-        "continuous batching": _continuous_batching,
-        "mf_llm": _keyed,
-    }[method]
+    if method == "mf_llm":
+        return _keyed(backbone, prefix, people, config, batch_tokens)
+    work = {"reference": _generate, "continuous batching": _continuous_batching}[method]
     return work(backbone, prefix, people, config)
 
 
 def option_scores(
-    method: str, backbone: PreTrainedModel, prefix: Ids, people: Sequence[Ids], options: Sequence[Ids]
+    method: str,
+    backbone: PreTrainedModel,
+    prefix: Ids,
+    people: Sequence[Ids],
+    options: Sequence[Ids],
+    batch_tokens: int = BATCH_TOKENS,
 ) -> np.ndarray:
     """Log-likelihoods of the options, ``[N, K]``.
 
@@ -53,6 +64,7 @@ def option_scores(
         prefix: the shared part.
         people: the parts of N people.
         options: K options.
+        batch_tokens: of mf_llm.
     """
     if method == "reference":
         return _full_rows(backbone, prefix, people, options)
@@ -61,7 +73,8 @@ def option_scores(
         whole = [[*prefix[1:], *person] for person in people]
         rows = REFERENCE_BATCH * (len(whole[0]) + sum(map(len, options)))
         return option_log_likelihoods(backbone, encode_prefix(backbone, prefix[:1]), whole, options, batch_tokens=rows)
-    return option_log_likelihoods(backbone, encode_prefix(backbone, prefix), people, options)
+    shared = encode_prefix(backbone, prefix)
+    return option_log_likelihoods(backbone, shared, people, options, batch_tokens=batch_tokens)
 
 
 @torch.inference_mode()
@@ -104,7 +117,9 @@ def _continuous_batching(
     return [answer.generated_tokens for answer in answers.values()]
 
 
-def _keyed(backbone: PreTrainedModel, prefix: Ids, people: Sequence[Ids], config: GenerationConfig) -> list[Ids]:
+def _keyed(
+    backbone: PreTrainedModel, prefix: Ids, people: Sequence[Ids], config: GenerationConfig, batch_tokens: int
+) -> list[Ids]:
     never = backbone.config.get_text_config().vocab_size - 1
     written = generate_keyed(
         backbone,
@@ -114,6 +129,7 @@ def _keyed(backbone: PreTrainedModel, prefix: Ids, people: Sequence[Ids], config
         generation_config=config,
         end_ids=[never],  # which the least number of new tokens rules out
         max_new_tokens=NEW_TOKENS,
+        batch_tokens=batch_tokens,
     )
     return [list(one.ids) for one in written]
 

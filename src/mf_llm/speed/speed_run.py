@@ -1,8 +1,8 @@
 """Measures cases, in a process of its own: ``python -m mf_llm.speed.speed_run SETTINGS REPORT``.
 
-SETTINGS is a JSON with ``model``, ``dtype``, ``threads`` (0: as torch sets them) and ``cases`` (fields of `SpeedCase`,
-all of one method and readout); REPORT gets the JSON of what was measured. Memory that another method held cannot
-disturb.
+SETTINGS is a JSON with ``model``, ``dtype``, ``threads`` (0: as torch sets them), ``batch_tokens`` (of mf_llm; 0: its
+default) and ``cases`` (fields of `SpeedCase`, all of one method and readout); REPORT gets the JSON of what was
+measured. Memory that another method held cannot disturb.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from mf_llm.atomic_files import write_json
 from mf_llm.speed.ceilings import Ceilings, measure_ceilings
 from mf_llm.speed.peak_memory import peak_memory
-from mf_llm.speed.speed_case import SpeedCase, SpeedResult, token_ids
-from mf_llm.speed.speed_methods import option_scores, sampled_answers
+from mf_llm.speed.speed_case import COMPARED, SpeedCase, SpeedResult, token_ids
+from mf_llm.speed.speed_methods import BATCH_TOKENS, option_scores, sampled_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +37,9 @@ class _Passes:
     started: float = 0.0
 
 
-def measure(backbone: PreTrainedModel, config: Any, case: SpeedCase, ceilings: Ceilings) -> SpeedResult:
+def measure(
+    backbone: PreTrainedModel, config: Any, case: SpeedCase, ceilings: Ceilings, batch_tokens: int = BATCH_TOKENS
+) -> SpeedResult:
     """Measures one case.
 
     Args:
@@ -45,18 +47,19 @@ def measure(backbone: PreTrainedModel, config: Any, case: SpeedCase, ceilings: C
         config: how to sample.
         case: what to measure.
         ceilings: of the machine, in the type of the backbone's weights.
+        batch_tokens: of mf_llm.
     """
     prefix, people, options = token_ids(case, backbone.config.get_text_config().vocab_size)
-    seconds, passes = 0.0, _Passes()
+    seconds, passes, likelihoods = 0.0, _Passes(), None
 
     def work() -> None:
-        nonlocal seconds
+        nonlocal seconds, likelihoods
         with _watched(backbone, passes):
             start = time.perf_counter()
             if case.readout == "sampled":
-                sampled_answers(case.method, backbone, prefix, people, config)
+                sampled_answers(case.method, backbone, prefix, people, config, batch_tokens)
             else:
-                option_scores(case.method, backbone, prefix, people, options)
+                likelihoods = option_scores(case.method, backbone, prefix, people, options, batch_tokens)
             _wait(backbone)
             seconds = time.perf_counter() - start
 
@@ -79,6 +82,7 @@ def measure(backbone: PreTrainedModel, config: Any, case: SpeedCase, ceilings: C
         compute_share=2 * (weights - embedded) * tokens / seconds / ceilings.flops,
         bandwidth_share=weights * size * len(parts) / seconds / ceilings.bandwidth,
         peak_bytes=peak,
+        likelihoods=None if likelihoods is None else tuple(map(tuple, likelihoods[:COMPARED].tolist())),
     )
 
 
@@ -132,19 +136,21 @@ def run(settings: dict[str, Any], told: Callable[[str], None] = lambda line: Non
     model.eval()
     backbone, config = model.backbone("policy"), model.generation_config_of("policy")
     ceilings = measure_ceilings(backbone.device, backbone.dtype)
+    batch_tokens = settings.get("batch_tokens") or BATCH_TOKENS
     cases = [SpeedCase(**case) for case in settings["cases"]]
     first = cases[0]
     # Once for nothing: kernels are made and memory is touched.
     measure(backbone, config, SpeedCase(**asdict(first) | {"prefix": 20, "measured": 2}), ceilings)
     results = []
     for case in cases:
-        result = measure(backbone, config, case, ceilings)
+        result = measure(backbone, config, case, ceilings, batch_tokens)
         told(f"{case.readout}, {case.method}, prefix {case.prefix}, {case.measured} people: {result.seconds:.2f} s")
         results.append(asdict(result))
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "batch_tokens": batch_tokens,
         "ceilings": asdict(ceilings),
         "results": results,
     }
