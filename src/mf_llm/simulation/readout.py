@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LOGITS_AT_ONCE = 2**26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SharedPrefix:
     """A shared prompt part, encoded once.
 
