@@ -24,6 +24,7 @@ from mf_llm.simulation.readout import (
     option_log_likelihoods,
 )
 from mf_llm.simulation.rollout import ActionRow
+from mf_llm.simulation.shared_readings import SharedReadings
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, Step
 
@@ -65,6 +66,7 @@ class PolicyStep(PeopleStep):
         event: topic, states, weights and waves are read from it, nothing else.
         config, plan: how to simulate.
         carry: ``[K]`` carry-forward shares for the anchored readout, or None.
+        shared: what is read in common with other events and seeds; by default with none.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class PolicyStep(PeopleStep):
         config: SimulationConfig,
         plan: Plan,
         carry: np.ndarray | None,
+        shared: SharedReadings | None = None,
     ) -> None:
         super().__init__(event, config, plan)
+        self._shared = shared or SharedReadings()
         self.backbone, self.model, self.processor, self.carry = model.backbone("policy"), model, processor, carry
         self.limits = prompt_limits(config)
         self.generation_config = model.generation_config_of("policy")
@@ -87,7 +91,8 @@ class PolicyStep(PeopleStep):
         self._reads_options = bool(options) and (carry is None or model.has_adapters("policy"))
         self._tuned: dict[Parts, SharedPrefix] = {}
         self._base: dict[Parts, SharedPrefix] = {}
-        self._stems, self._base_stems = PrefixStems(self.backbone), PrefixStems(self.backbone)
+        self._stems = PrefixStems(self.backbone, self._shared.tuned)
+        self._base_stems = PrefixStems(self.backbone, self._shared.base)
         self._counted: list[Parts] = []
         self._free: list[np.ndarray] | None = None
 
@@ -197,25 +202,25 @@ class PolicyStep(PeopleStep):
             return np.tile(self.carry, (len(segments), 1))  # f = 0: nothing was tuned
         result = np.empty((len(segments), len(self.options)))
         content_free = self._content_free(step) if self.config.calibrated else None
-        for o, prefix in enumerate(prefixes):
+        for o in range(len(prefixes)):
             rows = [n for n, turn in enumerate(step.turns) if self._order_of(turn) == o]
             if rows:
-                result[rows] = self._in_order(o, prefix, [segments[n] for n in rows], content_free, advance)
+                result[rows] = self._in_order(step, o, [segments[n] for n in rows], content_free, advance)
         return result
 
     def _in_order(
         self,
+        step: Step,
         o: int,
-        prefix: SharedPrefix,
         segments: Sequence[Sequence[int]],
         content_free: Sequence[np.ndarray] | None,
         advance: Callable[[int], None] | None,
     ) -> np.ndarray:
         """``[N, K]`` probabilities of the options, listed in order `o`, of the people with these segments."""
-        scores = self._scores(prefix, segments, advance)
+        scores = self._scores(step, self._tuned[self._counted[o]], segments, advance)
         if self.carry is not None:
             with self.model.adapters_disabled("policy"):
-                base = self._scores(self._base[self._counted[o]], segments)
+                base = self._scores(step, self._base[self._counted[o]], segments)
             return anchored_probabilities(self.carry, scores, base)
         return calibrated_probabilities(scores, content_free[o]) if content_free is not None else normalise(scores)
 
@@ -235,19 +240,27 @@ class PolicyStep(PeopleStep):
 
     def _scores(
         self,
+        step: Step,
         prefix: SharedPrefix,
         segments: Sequence[Sequence[int]],
         advance: Callable[[int], None] | None = None,
     ) -> np.ndarray:
+        # The tokens that the rollout needs, whether or not another one has read them already.
         self.prompt_tokens += sum(len(s) + sum(map(len, self.options)) for s in {tuple(s) for s in segments})
-        return option_log_likelihoods(
-            self.backbone,
-            prefix,
-            segments,
-            self.options,
-            batch_tokens=self.config.batch_tokens,
-            advance=advance,
-        )
+        asked, told = (segments, self.options, self.config.batch_tokens), 0
+
+        def read() -> np.ndarray:
+            nonlocal told
+            told = len(segments)
+            backbone, batch_tokens = self.backbone, self.config.batch_tokens
+            return option_log_likelihoods(
+                backbone, prefix, segments, self.options, batch_tokens=batch_tokens, advance=advance
+            )
+
+        scores = self._shared.scores(prefix, asked, step.index, read)
+        if advance is not None:
+            advance(len(segments) - told)
+        return scores
 
     def _read(self, generated: Generated) -> tuple[str, str | None]:
         self.new_tokens += len(generated.ids)

@@ -133,8 +133,8 @@ class PopulationStep(PolicyStep):
         content_free = self._content_free(step) if self.config.calibrated else None
         last = len(prefixes) - 1  # states are counted as done when they were read in the last order
         read = [
-            self._in_order(o, prefix, segments, content_free, advance if o == last else None)
-            for o, prefix in enumerate(prefixes)
+            self._in_order(step, o, segments, content_free, advance if o == last else None)
+            for o in range(len(prefixes))
         ]
         return np.mean(read, axis=0)
 

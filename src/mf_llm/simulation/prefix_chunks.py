@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from mf_llm.simulation import readout
 from mf_llm.simulation.readout import SharedPrefix
@@ -21,10 +22,12 @@ class PrefixStems:
 
     Args:
         backbone: a causal language model.
+        known: prefixes that somebody still holds; the same for all who read in this state of the model side by side.
     """
 
-    def __init__(self, backbone: PreTrainedModel) -> None:
+    def __init__(self, backbone: PreTrainedModel, known: MutableMapping[Parts, SharedPrefix] | None = None) -> None:
         self.backbone = backbone
+        self.known = WeakValueDictionary() if known is None else known
         self._last: dict[int, tuple[Parts, SharedPrefix]] = {}
 
     def encoded(self, parts: Parts) -> SharedPrefix:
@@ -38,13 +41,17 @@ class PrefixStems:
 def encode_prefix(stems: PrefixStems, parts: Sequence[Sequence[int]]) -> SharedPrefix:
     """Encodes the last of `parts` behind the others, which are encoded only if they are not among `stems`.
 
-    Each part is a pass of its own, whatever is known already: passes of other lengths round differently, and a run
-    that was resumed is to give what an uninterrupted one gives, to the last bit.
+    Nothing is encoded twice as long as somebody holds it. Each part is a pass of its own, whatever is known already:
+    passes of other lengths round differently, and a run that was resumed is to give what an uninterrupted one gives,
+    to the last bit.
 
     Args:
         stems: what was encoded before.
         parts: at least one part, each of at least one token.
     """
     known: Parts = tuple(tuple(part) for part in parts)
-    before = stems.encoded(known[:-1]) if len(known) > 1 else None
-    return readout.encode_prefix(stems.backbone, known[-1], before)
+    found = stems.known.get(known)
+    if found is None:
+        before = stems.encoded(known[:-1]) if len(known) > 1 else None
+        found = stems.known[known] = readout.encode_prefix(stems.backbone, known[-1], before)
+    return found

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LOGITS_AT_ONCE, _LOGITS_ON_A_GPU = 2**24, 2**26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SharedPrefix:
     """A shared prompt part, encoded once.
 

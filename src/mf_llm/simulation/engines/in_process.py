@@ -19,6 +19,7 @@ from mf_llm.simulation.mean_field_step import MeanFieldStep
 from mf_llm.simulation.policy_step import Decisions, PolicyStep, write_texts
 from mf_llm.simulation.population_step import PopulationStep
 from mf_llm.simulation.provenance import versions_of
+from mf_llm.simulation.shared_readings import SharedReadings
 from mf_llm.simulation.signal_writing import SignalRequest, write_signals
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan
@@ -40,6 +41,7 @@ class InProcessEngine:
     def __init__(self, model: MFLLMForSimulation, processor: MFLLMProcessor) -> None:
         _check_model(model, processor)
         self.model, self.processor = model, processor
+        self._shared = SharedReadings()
 
     def default_config(self) -> SimulationConfig:
         """As the model was trained."""
@@ -68,7 +70,7 @@ class InProcessEngine:
     ) -> PolicyStep:
         """See `Engine.policy`."""
         step = PopulationStep if plan.is_population else PolicyStep
-        return step(self.model, self.processor.with_wording(config.wording), event, config, plan, carry)
+        return step(self.model, self.processor.with_wording(config.wording), event, config, plan, carry, self._shared)
 
     def mean_field(self, event: Event, config: SimulationConfig, plan: Plan, folder: Path | None) -> MeanFieldStep:
         """See `Engine.mean_field`."""

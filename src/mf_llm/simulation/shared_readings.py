@@ -1,0 +1,58 @@
+"""What rollouts that make their steps side by side have read already: equal prompts are read once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import numpy as np
+
+from mf_llm.simulation.prefix_chunks import Parts
+from mf_llm.simulation.readout import SharedPrefix
+
+
+class SharedReadings:
+    """Prefixes and option likelihoods that the rollouts of one simulation share.
+
+    The seeds of an ensemble meet the same people and, until their signals part, the same signal; those that list the
+    options in the same order then ask the model the same. A reading is shared as a whole, with the rows that were read
+    beside it, so that each rollout gets what it would have got alone, to the last bit. Nothing outlives the prefixes
+    that the rollouts hold.
+
+    Attributes:
+        tuned, base: prefixes that are encoded, with adapters and without them.
+    """
+
+    def __init__(self) -> None:
+        self.tuned: WeakValueDictionary[Parts, SharedPrefix] = WeakValueDictionary()
+        self.base: WeakValueDictionary[Parts, SharedPrefix] = WeakValueDictionary()
+        self._scores: WeakKeyDictionary[SharedPrefix, tuple[int, dict[bytes, np.ndarray]]] = WeakKeyDictionary()
+
+    def scores(
+        self,
+        prefix: SharedPrefix,
+        asked: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]], int],
+        step: int,
+        read: Callable[[], np.ndarray],
+    ) -> np.ndarray:
+        """What `read` gives, or gave when the same was asked in the same step.
+
+        Args:
+            prefix: the shared part of the prompts.
+            asked: segments, options and bound of the batch, on which the reading depends.
+            step: index of the step. What was read in another one is let go: it is rarely asked again, and a long
+                event has many.
+            read: reads the options.
+
+        Returns:
+            ``[N, K]``, not to be written to.
+        """
+        known = self._scores.get(prefix)
+        if known is None or known[0] != step:
+            known = self._scores[prefix] = step, {}
+        # A digest: the segments of a large population are not to be held any longer.
+        key = hashlib.blake2b(repr(asked).encode(), digest_size=16).digest()
+        if key not in known[1]:
+            known[1][key] = read()
+        return known[1][key]
