@@ -40,9 +40,9 @@ def named_endpoint(
         given["api_key"] = os.environ.get(api_key_env)
         if not given["api_key"]:
             # Who gives the key itself must not read it again in a message.
-            named = repr(api_key_env) if re.fullmatch("[A-Z][A-Z0-9_]{0,60}", api_key_env) else "another name"
+            shown = repr(api_key_env) if re.fullmatch("[A-Z][A-Z0-9_]{0,60}", api_key_env) else "another name"
             raise InputError(
-                f"`--api-key-env` must name an environment variable that holds the key, got {named}, which is not "
+                f"`--api-key-env` must name an environment variable that holds the key, got {shown}, which is not "
                 "set; the server would be asked without a key."
             )
     if price is not None:

@@ -62,7 +62,7 @@ def chat_client(server: Server) -> AsyncInferenceClient:
 def _bounded(client: type[AsyncInferenceClient]) -> type[AsyncInferenceClient]:
     """The class of clients that read no more of a body than a reply can be: the client itself reads without bound."""
 
-    class BoundedClient(client):
+    class BoundedClient(client):  # type: ignore[valid-type, misc]
         async def _get_async_client(self) -> Any:
             session = await super()._get_async_client()
             if _read_bounded not in session.event_hooks["response"]:

@@ -124,7 +124,7 @@ class HubUploads(Trainer):
             raise InputError(
                 f"`hub_model_id` and `hub_token` must be a repository and a token that may write to it, got status "
                 f"{error.response.status_code} from the Hub for {name!r}; nothing was uploaded, what was saved in "
-                f"{Path(self.args.output_dir).name!r} is kept; correct them, and push again."
+                f"{Path(str(self.args.output_dir)).name!r} is kept; correct them, and push again."
             ) from None
 
     def _upload(
