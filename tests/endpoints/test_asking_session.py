@@ -277,7 +277,7 @@ def test_requests_are_spaced():
         ({"retries": -1}, "`retries` must be at least 0"),
         ({"timeout": 0}, "`timeout` must be positive"),
         ({"requests_per_minute": 0}, "`requests_per_minute` must be positive"),
-        ({"price_per_million": (1.0,)}, "`price_per_million` must be two"),
+        ({"price_per_million": (1.0,)}, "`price_per_million` must be two finite numbers"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):

@@ -122,7 +122,9 @@ class DataEncoder:
         if not places:
             return ids
         if len(text) == 1:
-            return []  # a control token of one character: it has no other spelling
+            # A control token of one character has no other spelling, unless it stands for several ("℀" for "a/c").
+            plain = unicodedata.normalize("NFKC", text)
+            return self._encode_clean(plain) if len(plain) > 1 else []
         # Cut inside every one of them at once: a text may hold thousands.
         spans = [encoding["offset_mapping"][i] for i in places] if fast else [(0, 0)]
         cuts = {start + max(1, (end - start) // 2) if end > start else len(text) // 2 for start, end in spans}

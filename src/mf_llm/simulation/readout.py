@@ -200,7 +200,7 @@ def choice_distribution(
             f"`options` must be different texts, at least one, got {list(options)!r}; their shares would mean "
             "nothing; give each option once, in words."
         )
-    answer = AnswerFormat(kind="choice", dimension=dimension, options=tuple(options))
+    answer = AnswerFormat(kind="choice", dimension=dimension, options=tuple(texts))
     segments = [processor.person_segment(state, answer) for state in states]
     total = np.zeros((len(segments), len(options)))
     if not segments:
