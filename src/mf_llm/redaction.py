@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 REMOVED = "(removed)"
@@ -73,5 +74,6 @@ def _known_secrets() -> list[str]:
     if "huggingface_hub" in sys.modules:
         from huggingface_hub import get_token
 
-        found.add(get_token() or "")
+        with suppress(OSError, UnicodeDecodeError):  # a file that this process may not read tells it no secret
+            found.add(get_token() or "")
     return sorted((one for one in found if len(one) >= _LEAST_CHARACTERS), key=len, reverse=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from made_runs import compare_words, contents, intervene_words, simulate_words, write_inputs
 
-# Kills of each of the three commands: 51 in all, about half a minute of one core; in the whole battery three times as many.
+# Kills of each of the three commands: 51 in all, about half a minute of one core; in the whole battery three times so
+# many.
 KILLS = int(os.environ.get("MF_LLM_KILLS", "17"))
 
 
