@@ -135,7 +135,9 @@ def simulate(
                 "agents_per_step": agents_per_step,
                 "seconds_per_step": seconds_per_step,
                 "max_people_per_step": people_per_wave,
-                "warm_up": int(warm_up) if warm_up is not None and warm_up.isdigit() else warm_up,
+                "warm_up": int(warm_up)
+                if warm_up is not None and warm_up.isdecimal() and len(warm_up) < 19
+                else warm_up,
                 "max_actions": max_actions,
                 "writers": writers,
                 "max_new_tokens": max_new_tokens,

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -136,6 +137,7 @@ def _known_secrets() -> list[str]:
     if "huggingface_hub" in sys.modules:
         from huggingface_hub import get_token
 
-        found.add(get_token() or "")
+        with suppress(OSError, UnicodeDecodeError):  # a file that this process may not read tells it no secret
+            found.add(get_token() or "")
     found |= {quote(value, safe="") for value in found}
     return sorted((one for one in found if len(one) >= _LEAST_CHARACTERS), key=len, reverse=True)

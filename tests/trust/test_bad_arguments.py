@@ -26,7 +26,7 @@ WORD = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_siz
 NO_WORD = WORD.map("x-".__add__)
 PATH = st.sampled_from(["no-such-file", "no/such/file.yaml", ".", "a" * 300, "/dev/null/x", "é\u2028.csv", "file.txt"])
 
-NO_LENGTH = st.sampled_from(["-1", "1.5", "9" * 400, "", "nan", "²"])
+NO_LENGTH = st.sampled_from(["-1", "1.5", "9" * 400, "9" * 5000, "", "nan", "²"])
 
 SIMULATE = ["simulate", "bridge-closure", "--dry-run"]
 WAVES = ["simulate", "vaccine-intention", "--dry-run"]

@@ -116,11 +116,12 @@ def test_memory_grows_with_the_longest_event_and_not_with_the_file(tries, tmp_pa
     turns, peak = read(path)
     assert turns == n and peak < BYTES_PER_TURN * n + 40 * 2**20
     path.unlink()
-    # As many turns in ten events: a tenth of the memory, and what Python does not give back.
-    tries.add(n)
-    write_events(path, 10, n // 10)
+    # Ten events: the memory of one, and what Python does not give back.
+    n //= 40
+    tries.add(10 * n)
+    write_events(path, 10, n)
     turns, peak_of_ten = read(path)
-    assert turns == n and peak_of_ten < 0.3 * BYTES_PER_TURN * n + 40 * 2**20
+    assert turns == 10 * n and peak_of_ten < 3 * BYTES_PER_TURN * n + 40 * 2**20
 
 
 TEXTS = {
