@@ -24,6 +24,10 @@ from mf_llm.speed.speed_methods import option_scores, sampled_answers
 from mf_llm.speed.speed_run import run
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "examples"))
+
+import benchmark_speed  # noqa: E402
+
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
@@ -108,7 +112,7 @@ def test_the_script_writes_a_table_a_record_and_a_figure(tmp_path):
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out/speed.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 2 * 2 and {row["measured"] for row in rows} == {"8", "32", "50"}
+    assert len(rows) == 3 * 2 * 2 and {row["measured"] for row in rows} == {"4", "8", "16", "50"}
     for row in rows:
         assert float(row["people_per_second"]) == pytest.approx(int(row["measured"]) / float(row["seconds"]), rel=1e-4)
     record = json.loads((tmp_path / "out/speed.json").read_text(encoding="utf-8"))
@@ -117,22 +121,47 @@ def test_the_script_writes_a_table_a_record_and_a_figure(tmp_path):
     assert (tmp_path / "out/speed.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_was_asked_for_stands_beside_what_was_found(tmp_path):
-    """In turns, of which the second holds one prefix alone; the methods agree on the people that all of them asked."""
-    folder = save_tiny_backbone(tmp_path / "model", "llama")
-    command = ["examples/benchmark_speed.py", "--output", tmp_path / "out", "--model", folder, "--dtype", "float32"]
-    command += ["--readouts", "exact", "--prefixes", "50", "600", "--people", "256", "--measured", "40"]
-    command += ["--repeats", "2", "--repeated_prefixes", "600", "--batch_tokens", "500"]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert [done.stderr.count(f"prefix {prefix}, 40 people") for prefix in (50, 600)] == [1, 2]
-    record = json.loads((tmp_path / "out/speed.json").read_text(encoding="utf-8"))
-    assert record["batch_tokens"] == 500
-    found = {(one["method"], one["prefix"]): one for one in record["records"]}
-    assert [bar["method"] for bar in record["bars"]] == ["reference", "one pass per person"]
-    ours = found["mf_llm", 600]
-    for bar in record["bars"]:
-        theirs = found[bar["method"], 600]
-        assert bar["times"] == pytest.approx(ours["people_per_second"] / theirs["people_per_second"])
-        assert bar["memory"] == pytest.approx(ours["peak_bytes"] / theirs["peak_bytes"])
-        assert 0 <= bar["difference"] < 1e-4
+def test_only_some_prefixes_come_again_and_some_people_are_asked():
+    args = benchmark_speed.SpeedArguments("out", prefixes=[600, 50], people=[16, 256], measured=40)
+    args.repeated_prefixes = [600]
+    turns = [benchmark_speed.cases(args, "exact", "mf_llm", turn) for turn in range(2)]
+    assert [(case.prefix, case.people, case.measured) for case in turns[0]] == [
+        (50, 16, 16), (50, 256, 40), (600, 16, 16), (600, 256, 40)
+    ]  # fmt: skip
+    assert turns[1] == turns[0][2:]
+    assert {case.measured for case in benchmark_speed.cases(args, "exact", "reference")} == {4}
+    args.measured, args.repeated_prefixes = 0, None
+    assert [case.measured for case in benchmark_speed.cases(args, "sampled", "mf_llm", 1)] == [16, 256] * 2
+
+
+def test_what_was_asked_for_stands_beside_what_was_found():
+    def record(readout, method, rate, peak):
+        case = {"readout": readout, "method": method, "prefix": 600, "people": 256}
+        return case | {"people_per_second": rate, "peak_bytes": peak}
+
+    records = [
+        *(record("sampled", "reference", 0.5, 2000), record("sampled", "mf_llm", 4.0, 1000)),
+        *(record("exact", "reference", 0.25, None), record("exact", "mf_llm", 6.0, None)),
+    ]
+    likelihoods = {benchmark_speed.place(one): None for one in records}
+    likelihoods["exact", "reference", 600, 256] = np.log([[0.5, 0.5]])
+    likelihoods["exact", "mf_llm", 600, 256] = np.log([[0.5, 0.5], [0.9, 0.1]])
+    sampled, exact = benchmark_speed.bars(records, likelihoods)
+    assert (sampled["times"], sampled["at_least"], sampled["memory"], sampled["difference"]) == (8.0, 4.0, 0.5, None)
+    assert (exact["times"], exact["at_least"], exact["memory"]) == (24.0, 20.0, None)
+    assert exact["difference"] == pytest.approx(0)
+    likelihoods["exact", "mf_llm", 600, 256] = np.log([[0.6, 0.4]])
+    assert benchmark_speed.bars(records, likelihoods)[1]["difference"] == pytest.approx(0.1)
+
+
+def test_a_run_keeps_the_likelihoods_of_the_same_people(tmp_path):
+    folder = save_tiny_backbone(tmp_path, "llama")
+    found = []
+    for method, measured in (("mf_llm", 20), ("reference", 4)):
+        case = asdict(case_of("exact", method, measured=measured))
+        settings = {"model": str(folder), "dtype": "float32", "threads": 0, "batch_tokens": 200, "cases": [case]}
+        report = run(settings)
+        assert report["batch_tokens"] == 200
+        found.append(np.array(report["results"][0]["likelihoods"]))
+    assert found[0].shape == (4, speed_case.N_OPTIONS)
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
