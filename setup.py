@@ -23,7 +23,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = sorted(
     {requirement for name in ("train", "eval", "plot", "notebook") for requirement in EXTRAS[name]}
-    | {"pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff==0.17.6"}
+    | {"duckdb>=1.1", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.6"}
 )
 
 setup(
