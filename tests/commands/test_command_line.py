@@ -119,6 +119,20 @@ def test_simulate_then_evaluate(run, tmp_path, tiny_folder):
     assert sorted(path.name for path in (output / "plots").glob("*.png")) == ["test-0.png", "test-1.png"]
 
 
+def test_options_are_listed_in_as_many_orders_as_asked_for(run, tmp_path, tiny_folder):
+    events = labelled_file(tmp_path / "events.jsonl", n_events=1)
+    given = quick(tiny_folder, events, "--signal", "none", "--action", "choice")
+    shares = {}
+    for orders in (1, 3):
+        code, _, err = run(*given, "--option-orders", orders, "--output", tmp_path / str(orders))
+        assert code == 0, err
+        [rollout] = load_rollouts(tmp_path / str(orders))
+        assert rollout.config["option_orders"] == orders
+        shares[orders] = {row.probabilities for row in rollout.simulated()}
+    # These people have no profile: who is asked in the same order answers the same.
+    assert len(shares[1]) == 1 and len(shares[3]) == 3
+
+
 def test_run_folder_is_not_overwritten_and_can_be_resumed(run, tmp_path, tiny_folder):
     events, output = labelled_file(tmp_path / "events.jsonl", n_events=1), tmp_path / "run"
     assert run(*quick(tiny_folder, events, "--output", output))[0] == 0

@@ -35,7 +35,7 @@ OPTIONS = {
     **{f"simulate {name}": (SIMULATE, name, BELOW_1) for name in (
         "--limit", "--agents-per-step", "--max-actions", "--people-per-wave", "--max-new-tokens",
         "--signal-max-tokens",
-        "--seeds", "--events-together")},
+        "--option-orders", "--seeds", "--events-together")},
     **{f"simulate large {name}": (SIMULATE, name, TOO_LARGE) for name in (
         "--agents-per-step", "--max-actions", "--people-per-wave", "--max-new-tokens", "--seed")},
     "simulate --seed": (SIMULATE, "--seed", BELOW_0), "simulate --writers": (SIMULATE, "--writers", BELOW_0),

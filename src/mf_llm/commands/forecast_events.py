@@ -244,7 +244,7 @@ def _plot(
     output: Path,
 ) -> None:
     from mf_llm.forecasting import plot_forecast
-    from mf_llm.forecasting.forecast_plots import plot_coverage, plot_pit
+    from mf_llm.forecasting.forecast_plots import plot_calibration
 
     left = MAX_PLOTS
     for name, data in judged.items():
@@ -252,17 +252,9 @@ def _plot(
         for forecast, plan in pairs[:left]:
             plot_forecast(forecast, plan, output / "plots" / _file_name(name) / _file_name(forecast.event_id))
         left -= len(pairs[:left])
-    if report is None:
-        return
-    title = "Counts of real people in forecasts by simulated people (rollouts) and by carry-forward"
-    parts = {name: record["methods"] for name, record in report.summary["data_sets"].items()}
-    pooled = report.summary["overall"].get("methods")
-    if pooled is None or len(parts) == 1:
-        plot_pit(parts, output / "pit", title=title)
-    else:
-        plot_pit({"all": pooled}, output / "pit", title=title)
-        plot_pit(parts, output / "pit_by_data_set", title=title)
-    plot_coverage(pooled or next(iter(parts.values())), output / "coverage", title=title)
+    if report is not None:
+        title = "Counts of real people in forecasts by simulated people (rollouts) and by carry-forward"
+        plot_calibration(report.summary, output, title=title)
 
 
 def _file_name(text: str) -> str:

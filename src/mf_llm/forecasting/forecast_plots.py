@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _WIDTH = 3.5
 _SHADE = "#ececec"
 _DPI = 300
+ENDINGS = (".png", ".pdf")
 # Of the share of a large crowd; and of the share among the people of a window, the sampling of people included.
 _CROWD_LEVEL, _COUNT_LEVEL = 0.8, 0.95
 
@@ -167,6 +168,31 @@ def plot_coverage(
     return figure
 
 
+def plot_calibration(
+    summary: Mapping[str, Any], folder: str | Path, *, title: str = "", endings: Sequence[str] = ENDINGS
+) -> None:
+    """Draws how sure forecasts were: ``pit``, ``pit_by_data_set`` where there are several, and ``coverage``.
+
+    Args:
+        summary: of a `ForecastReport`.
+        folder: where the figures go.
+        title: as in `plot_pit`.
+        endings: kinds of files.
+
+    Raises:
+        InputError: matplotlib is missing.
+    """
+    folder = Path(folder)
+    parts = {name: record["methods"] for name, record in summary["data_sets"].items()}
+    pooled = summary["overall"].get("methods")
+    if pooled is None or len(parts) == 1:
+        _save(plot_pit(parts, title=title), folder / "pit", endings)
+    else:
+        _save(plot_pit({"all": pooled}, title=title), folder / "pit", endings)
+        _save(plot_pit(parts, title=title), folder / "pit_by_data_set", endings)
+    _save(plot_coverage(pooled or next(iter(parts.values())), title=title), folder / "coverage", endings)
+
+
 def _places(forecast: Forecast, plan: WindowPlan | None) -> tuple[np.ndarray, np.ndarray]:
     """Where the forecast and the windows of the warm-up are drawn: their middles, in people since the event began."""
     if plan is None or plan.windows.waves:
@@ -276,10 +302,10 @@ def _wrapped(text: str, width: float) -> str:
     return "\n".join(textwrap.wrap(text, int(54 * width / _WIDTH), max_lines=2, placeholder=" ..."))
 
 
-def _save(figure: Figure, path: str | Path | None) -> None:
+def _save(figure: Figure, path: str | Path | None, endings: Sequence[str] = ENDINGS) -> None:
     if path is None:
         return
     path = Path(path)
-    stem = path.with_suffix("") if path.suffix.lower() in (".png", ".pdf") else path
-    for ending in (".png", ".pdf"):
+    stem = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
+    for ending in endings:
         write_figure(stem.with_name(stem.name + ending), figure, dpi=_DPI)
