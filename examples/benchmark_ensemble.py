@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     read = 0
 
-    def count(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def count(module: torch.nn.Module, inputs: Any, kwargs: dict[str, Any]) -> None:
         nonlocal read
         read += kwargs["input_ids"].numel()
 

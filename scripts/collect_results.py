@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mf_llm.atomic_files import write_json
@@ -81,7 +82,9 @@ def forecast(source: Path, folder: Path, *, title: str, runs: Sequence[Path], ca
     command += [part for run in calibrated_on for part in ("--recalibrate-on", run.name)]
     made = {run.name: _run_record(run) for run in (*runs, *calibrated_on)}
     _copy(source, folder, FORECAST)
-    plot_calibration(summary, folder, title=f"Counts of real people in forecasts: {title}", endings=(".png",))
+    with TemporaryDirectory() as drawn:
+        plot_calibration(summary, drawn, title=f"Counts of real people in forecasts: {title}")
+        _copy(Path(drawn), folder, sorted(path.name for path in Path(drawn).glob("*.png")))
     record = {"title": title, "commands": [shlex.join(command)], "simulated": made}
     _save(folder, record | {"seeds": next(iter(made.values()))["seeds"], "bootstrap_seed": summary["seed"]})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _WIDTH = 3.5
 _SHADE = "#ececec"
 _DPI = 300
-ENDINGS = (".png", ".pdf")
 # Of the share of a large crowd; and of the share among the people of a window, the sampling of people included.
 _CROWD_LEVEL, _COUNT_LEVEL = 0.8, 0.95
 
@@ -168,16 +167,13 @@ def plot_coverage(
     return figure
 
 
-def plot_calibration(
-    summary: Mapping[str, Any], folder: str | Path, *, title: str = "", endings: Sequence[str] = ENDINGS
-) -> None:
+def plot_calibration(summary: Mapping[str, Any], folder: str | Path, *, title: str = "") -> None:
     """Draws how sure forecasts were: ``pit``, ``pit_by_data_set`` where there are several, and ``coverage``.
 
     Args:
         summary: of a `ForecastReport`.
         folder: where the figures go.
         title: as in `plot_pit`.
-        endings: kinds of files.
 
     Raises:
         InputError: matplotlib is missing.
@@ -186,11 +182,11 @@ def plot_calibration(
     parts = {name: record["methods"] for name, record in summary["data_sets"].items()}
     pooled = summary["overall"].get("methods")
     if pooled is None or len(parts) == 1:
-        _save(plot_pit(parts, title=title), folder / "pit", endings)
+        plot_pit(parts, folder / "pit", title=title)
     else:
-        _save(plot_pit({"all": pooled}, title=title), folder / "pit", endings)
-        _save(plot_pit(parts, title=title), folder / "pit_by_data_set", endings)
-    _save(plot_coverage(pooled or next(iter(parts.values())), title=title), folder / "coverage", endings)
+        plot_pit({"all": pooled}, folder / "pit", title=title)
+        plot_pit(parts, folder / "pit_by_data_set", title=title)
+    plot_coverage(pooled or next(iter(parts.values())), folder / "coverage", title=title)
 
 
 def _places(forecast: Forecast, plan: WindowPlan | None) -> tuple[np.ndarray, np.ndarray]:
@@ -302,10 +298,10 @@ def _wrapped(text: str, width: float) -> str:
     return "\n".join(textwrap.wrap(text, int(54 * width / _WIDTH), max_lines=2, placeholder=" ..."))
 
 
-def _save(figure: Figure, path: str | Path | None, endings: Sequence[str] = ENDINGS) -> None:
+def _save(figure: Figure, path: str | Path | None) -> None:
     if path is None:
         return
     path = Path(path)
-    stem = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
-    for ending in endings:
+    stem = path.with_suffix("") if path.suffix.lower() in (".png", ".pdf") else path
+    for ending in (".png", ".pdf"):
         write_figure(stem.with_name(stem.name + ending), figure, dpi=_DPI)
