@@ -55,7 +55,7 @@ BODIES = {
 }  # fmt: skip
 GOOD = {
     "no usage": body(), "usage is negative": body(usage={"prompt_tokens": -5}),
-    "usage is NaN": body(usage={"prompt_tokens": float("nan"), "completion_tokens": float("inf")}),
+    "usage is a fraction": body(usage={"prompt_tokens": 0.5, "completion_tokens": 1e300}),
     "usage is a word": body(usage={"completion_tokens": "many"}),
     "usage is huge": body(usage={"prompt_tokens": 10**30}),
     "rounding": body(token(1e-4)), "impossible": body(token(-float("inf"))),
@@ -87,7 +87,7 @@ def test_bodies_that_are_no_answers(tries, coded):
         return Reply(body=content, headers={"Content-Type": "image/png"} if coded == "wrong type" else {})
 
     with MisbehavingServer(reply) as server:
-        answers = ask(server, *BODIES)
+        answers = ask(server, *BODIES, concurrency=4)  # of more, the server lets some wait in vain
     for (name, (_, kind)), answer in zip(BODIES.items(), answers, strict=True):
         tries.add()
         assert (answer.failure, answer.value, answer.faults) == (kind, None, {kind: 2}), name

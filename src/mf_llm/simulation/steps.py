@@ -9,6 +9,7 @@ from itertools import accumulate
 
 from mf_llm.errors import InputError
 from mf_llm.events import Event
+from mf_llm.events.validation import show
 from mf_llm.models.prompts import AnswerFormat
 from mf_llm.simulation.keyed_draws import keyed_sample, stream_key, uniform_number
 from mf_llm.simulation.simulation_config import SimulationConfig
@@ -197,7 +198,7 @@ def _count_boundary(event: Event, config: SimulationConfig, dimension: str | Non
     if isinstance(config.warm_up, str):
         raise InputError(
             f"`warm_up` must be a number of actions for event {event.event_id!r}, which is not stepped by wave, got "
-            f"{config.warm_up!r}."
+            f"{show(config.warm_up)}."
         )
     n = len(event.turns)
     warm_up = _default_warm_up(n) if config.warm_up is None else config.warm_up
@@ -239,7 +240,7 @@ def _wave_boundary(event: Event, config: SimulationConfig) -> int:
     if config.warm_up not in names:
         raise InputError(
             f"`warm_up` must be one of the waves {', '.join(map(str, names))} of event {event.event_id!r}, got "
-            f"{config.warm_up!r}."
+            f"{show(config.warm_up)}."
         )
     return max(i + 1 for i, turn in enumerate(event.turns) if turn.wave == config.warm_up)
 
