@@ -69,7 +69,9 @@ def main() -> None:
         error.message = redacted(error.message)
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # typer takes it for the end of what somebody types
+            _fail(f"EOFError: {error.__cause__} (a fault of mf-llm)", 1)
         _fail(_HOW_TO_GO_ON, _INTERRUPTED)
     except ModuleNotFoundError as error:
         _fail(f"{error.name} is not installed; install the extra that needs it: pip install 'mf-llm[eval,plot]'", 1)

@@ -168,7 +168,9 @@ def test_a_stopped_run_has_kept_every_answer_and_goes_on_to_the_same_rollout(tmp
 
     with MisbehavingServer(reply) as server:
         command = [sys.executable, str(script), server.url, str(tmp_path / "cut")]
-        path = {"PYTHONPATH": str(Path(small_events.__file__).parent)}
+        path = {
+            "PYTHONPATH": os.pathsep.join([str(Path(small_events.__file__).parent), os.environ.get("PYTHONPATH", "")])
+        }
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | path)
         while lines(tmp_path / "cut" / "answers.jsonl") < 25 + 3 and process.poll() is None:
             time.sleep(0.05)
