@@ -63,6 +63,6 @@ def test_commands_named_in_the_readme_exist():
     )
     help_text = "".join(
         subprocess.run([sys.executable, "-m", "mf_llm.cli", name, "--help"], capture_output=True, text=True).stdout
-        for name in ("simulate", "evaluate", "compare", "forecast", "intervene", "annotate", "report")
+        for name in ("simulate", "evaluate", "compare", "forecast", "intervene", "annotate", "report", "scrub")
     )
     assert options and not {option for option in options if option not in help_text}

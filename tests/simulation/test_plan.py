@@ -209,14 +209,14 @@ def test_what_cannot_be_simulated_is_refused(event, settings, message):
         ({"readout": "x"}, "`readout` must be one of sampled, exact"),
         ({"action": "x"}, "`action` must be one of auto, text, choice, label_text"),
         ({"steps": "x"}, "`steps` must be one of auto, count, time, wave"),
-        ({"steps": "time"}, '`seconds_per_step` must be a positive number with steps="time", got None'),
+        ({"steps": "time"}, '`seconds_per_step` must be a positive number with steps="time" (a thousandth or more), got None'),
         ({"steps": "time", "seconds_per_step": -1.0}, "`seconds_per_step` must be a positive number"),
         ({"warm_up": -1}, "`warm_up` must not be negative, got -1"),
         ({"warm_up": 2.5}, "`warm_up` must be a number of actions or the name of a wave, got 2.5"),
         ({"warm_up": True}, "`warm_up` must be a number of actions or the name of a wave, got True"),
         ({"anchor_strength": 0}, "`anchor_strength` must be a positive number, got 0"),
-        ({"anchor_strength": float("nan")}, "`anchor_strength` must be a positive number, got nan"),
-        ({"anchor_strength": "10"}, "`anchor_strength` must be a positive number, got '10'"),
+        ({"anchor_strength": float("nan")}, "`anchor_strength` must be a finite number, got nan"),
+        ({"anchor_strength": "10"}, "`anchor_strength` must be a finite number, got '10'"),
         ({"seed": -1}, "`seed` must be a whole number of at least 0, got -1"),
         ({"seed": 1.0}, "`seed` must be a whole number"),
         *[
@@ -236,17 +236,17 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 
 @pytest.mark.parametrize(
-    "prior",
+    ("prior", "message"),
     [
-        {"support": 1.0},
-        {"support": 1, "deny": 1, "query": 0},
-        {"support": 1, "deny": 1, "query": float("nan")},
-        {"support": 1, "deny": 1, "query": 1, "other": 1},
-        {"support": "1", "deny": 1, "query": 1},
+        ({"support": 1.0}, "must give a positive share to each of"),
+        ({"support": 1, "deny": 1, "query": 0}, "must give a positive share to each category"),
+        ({"support": 1, "deny": 1, "query": float("nan")}, "must be a mapping of names to finite numbers"),
+        ({"support": 1, "deny": 1, "query": 1, "other": 1}, "must give a positive share to each of"),
+        ({"support": "1", "deny": 1, "query": 1}, "must be a mapping of names to finite numbers"),
     ],
 )
-def test_an_anchor_prior_gives_a_positive_share_to_each_category(prior):
-    with pytest.raises(InputError, match="`anchor_prior` must give a positive share to each of"):
+def test_an_anchor_prior_gives_a_positive_share_to_each_category(prior, message):
+    with pytest.raises(InputError, match=f"`anchor_prior` {message}"):
         run(model_of("qwen2"), processor_of("qwen2"), small_event(9), anchored=True, warm_up=4, anchor_prior=prior)
 
 
