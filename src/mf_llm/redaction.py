@@ -132,7 +132,8 @@ class _Redacting(logging.Filter):
 
 def _known_secrets() -> list[str]:
     """The secrets of this process, the longest first."""
-    found = {value for name, value in os.environ.items() if _SECRET_NAME.fullmatch(name)}
+    # PWD is the folder that a command runs in, which messages name.
+    found = {value for name, value in os.environ.items() if _SECRET_NAME.fullmatch(name) and name != "PWD"}
     found |= _in_use
     if "huggingface_hub" in sys.modules:
         from huggingface_hub import get_token

@@ -209,7 +209,10 @@ def test_what_cannot_be_simulated_is_refused(event, settings, message):
         ({"readout": "x"}, "`readout` must be one of sampled, exact"),
         ({"action": "x"}, "`action` must be one of auto, text, choice, label_text"),
         ({"steps": "x"}, "`steps` must be one of auto, count, time, wave"),
-        ({"steps": "time"}, '`seconds_per_step` must be a positive number with steps="time" (a thousandth or more), got None'),
+        (
+            {"steps": "time"},
+            '`seconds_per_step` must be a positive number with steps="time" (a thousandth or more), got None',
+        ),
         ({"steps": "time", "seconds_per_step": -1.0}, "`seconds_per_step` must be a positive number"),
         ({"warm_up": -1}, "`warm_up` must not be negative, got -1"),
         ({"warm_up": 2.5}, "`warm_up` must be a number of actions or the name of a wave, got 2.5"),

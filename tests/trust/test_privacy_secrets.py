@@ -201,6 +201,12 @@ def test_credentials_are_told_from_words(tries):
         assert redacted(f"it is {token}, is it?") == "it is (removed), is it?"
 
 
+def test_the_folder_that_a_command_runs_in_is_no_secret(monkeypatch):
+    monkeypatch.setenv("PWD", "/home/of/somebody")
+    monkeypatch.setenv("DB_PWD", "behind-the-door")
+    assert redacted("/home/of/somebody/runs; behind-the-door") == "/home/of/somebody/runs; (removed)"
+
+
 @pytest.mark.trust("privacy", "texts with credentials of many forms, and innocent ones that look like them")
 def test_long_texts_take_no_time_that_grows_faster_than_they_do(tries):
     # Quadratic work on these would take minutes.
