@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Background jobs of a shell without job control ignore Ctrl-C, and so would the commands that tests stop.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "trust(area, what): a part of the trust battery, and what it tries, in words")
     if config.getoption("--trust") is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Battery(config.getoption("--trust"), Path(__file__).resolve().parent))
