@@ -25,7 +25,7 @@ EXTRAS = {
 EXTRAS["dev"] = sorted(
     {requirement for name in ("train", "eval", "plot", "notebook", "docs") for requirement in EXTRAS[name]}
     | {"duckdb>=1.1", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.6"}
-    | {"mypy==2.4.1", "types-PyYAML>=6.0.12", "types-psutil>=7.0", "types-tqdm>=4.67"}
+    | {"mypy==2.4.1", "types-PyYAML>=6.0.12", "types-psutil>=7.0.0.20250218", "types-tqdm>=4.67.0.20241119"}
 )
 
 setup(
