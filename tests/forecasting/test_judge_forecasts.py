@@ -12,6 +12,8 @@ from made_forecasts import crowds, make_forecast
 from mf_llm.errors import InputError
 from mf_llm.evaluation.protocol import Windows, plan_event
 from mf_llm.forecasting import Recalibration, judge_forecasts, score_forecast
+from mf_llm.forecasting.crps import crps_of_counts
+from mf_llm.forecasting.event_scores import survey_crps
 from mf_llm.forecasting.forecast_report import EVENT_COLUMNS, WINDOW_COLUMNS
 
 
@@ -116,17 +118,47 @@ def test_files_and_table(tmp_path):
     assert "d: known" in text
 
 
-def test_a_survey_is_scored_and_stays_out_of_what_is_pooled():
-    event = make_survey({"w1": [("a", 1.0, {})] * 8, "w2": [("a", 1.0, {})] * 6 + [("b", 2.0, {})] * 3})
+def survey_scores(shares):
+    event = make_survey({"w1": [("a", 1.0, {})] * 8, "w2": [("a", 1.0, {})] * 60 + [("b", 2.0, {})] * 30})
     plan = plan_event(event, Windows(0, 0, waves=True))
-    forecast = make_forecast([[0.5, 0.4, 0.1]], plan=plan, dimension="intention", n_people=8)
-    report = judge_forecasts({"s": {"m": [score_forecast(forecast, plan)]}})
-    record = report.summary["data_sets"]["s"]["methods"]["m"]
-    assert record["crps"]["value"] > 0
-    assert record["crps"]["low"] is None
-    assert record["pit"]["p_value"] is None
+    return [score_forecast(make_forecast([shares], plan=plan, dimension="intention", n_people=80), plan)]
+
+
+def test_of_a_survey_respondents_are_resampled():
+    event = {"near": survey_scores([0.5, 0.4, 0.1]), "far": survey_scores([0.1, 0.4, 0.5])}
+    report = judge_forecasts({"s": event}, [("near", "far")], n_bootstrap=400)
+    record = report.summary["data_sets"]["s"]
+    near, difference = record["methods"]["near"], record["differences"][0]
+    assert near["crps"]["low"] < near["crps"]["value"] < near["crps"]["high"]
+    assert difference["crps"]["high"] < 0
+    assert near["pit"]["p_value"] is None
+    assert near["energy"]["low"] is None
     assert report.summary["overall"] == {}
-    assert "s: m" in report.table()
+    assert "s: near" in report.table()
+
+
+def test_a_resample_is_counted_with_its_weights():
+    [score] = survey_scores([0.5, 0.4, 0.1])
+    drawn = np.ones((2, 90))
+    drawn[1, 60:] = 0  # without those who answered b
+    found = survey_crps(score, [drawn])
+    (cdf,) = score.forecast.count_cdf()
+    whole, without = (crps_of_counts(cdf, counts).mean() for counts in ([40, 40, 0], [80, 0, 0]))
+    assert found.value == pytest.approx(score.crps.mean()) == pytest.approx(whole)
+    assert found.replicates[1] - found.replicates[0] == pytest.approx(without - whole)
+    assert found.replicates.mean() == pytest.approx(found.value)
+
+
+def test_the_overall_difference_takes_surveys_with_their_respondents():
+    near, far = survey_scores([0.5, 0.4, 0.1]), survey_scores([0.1, 0.4, 0.5])
+    known = scored()["known"]
+    scores = {"d": {"a": known, "b": known}, "s": {"a": near, "b": far}}
+    overall = judge_forecasts(scores, [("a", "b")], n_bootstrap=200).summary["overall"]
+    [difference] = overall["differences"]
+    assert (overall["data_sets"], overall["surveys"], overall["n_events"]) == (["d"], ["s"], len(known))
+    assert difference["crps"]["value"] == pytest.approx((near[0].crps.mean() - far[0].crps.mean()) / 2)
+    assert difference["crps"]["high"] < 0
+    assert difference["energy"]["value"] == 0
 
 
 def test_other_windows_or_people_are_refused():

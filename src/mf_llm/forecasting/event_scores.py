@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mf_llm.errors import InputError
+from mf_llm.evaluation.distributions import normalise
+from mf_llm.evaluation.intervals import centred
 from mf_llm.evaluation.protocol import WindowPlan
+from mf_llm.evaluation.scoring import Replicated
 from mf_llm.forecasting.coverage import central_coverage, central_width
 from mf_llm.forecasting.crps import crps_of_counts, energy_score
 from mf_llm.forecasting.forecast import LEVELS, Forecast
@@ -82,6 +86,25 @@ def score_forecast(forecast: Forecast, plan: WindowPlan, *, seed: int = 0) -> Ev
         covered={level: central_coverage(low, high, level) for level in LEVELS},
         width={level: np.stack([central_width(step, level) for step in cdf]) for level in LEVELS},
     )
+
+
+def survey_crps(score: EventScores, draws: Sequence[Floats]) -> Replicated:
+    """CRPS of a survey event (mean over waves and categories), with respondents resampled together with their weights.
+
+    The forecast is held fixed. Replicates are centred, as those of the KL are
+    (`mf_llm.evaluation.scoring.survey_score`).
+
+    Args:
+        score: of a forecast of waves.
+        draws: for each judged wave how often each respondent is drawn, `[B, n_t]`.
+    """
+    plan, replicates = score.plan, []
+    for window, drawn, cdf in zip(plan.judged, draws, score.forecast.count_cdf(), strict=True):
+        shares = normalise((drawn * plan.weights[window]) @ np.eye(len(plan.categories))[plan.labels[window]])
+        counts = np.rint(shares * (cdf.shape[-1] - 1))
+        replicates.append(crps_of_counts(cdf, counts).mean(axis=-1))
+    value = float(score.crps.mean())
+    return Replicated(value, centred(value, np.mean(replicates, axis=0)))
 
 
 def _check_same(forecast: Forecast, plan: WindowPlan) -> None:

@@ -15,7 +15,7 @@ from mf_llm.atomic_files import write_json
 from mf_llm.errors import InputError
 from mf_llm.evaluation.distributions import clamp, normalise
 from mf_llm.forecasting.count_distributions import count_probabilities, count_quantiles, draw_counts, share_quantiles
-from mf_llm.forecasting.members import step_members, window_members
+from mf_llm.forecasting.members import anchor_concentration, step_members, window_members
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +39,8 @@ class Forecast:
     Two layers of uncertainty are kept apart:
 
     * **between rollouts**: what share of a large crowd chooses k. The members differ; a `concentration` (of a
-      recalibration, or of a Dirichlet posterior) lets the crowd scatter about each of them. `median`, `bands`.
+      recalibration, or of a Dirichlet posterior: that of the warm-up is kept where rollouts are anchored) lets the
+      crowd scatter about each of them. `median`, `bands`.
     * **sampling**: `n_people` of that crowd are looked at, a multinomial draw. Shares counted among 16
       people have a standard deviation of up to .125 even where the forecast is perfect. `predictive_bands`,
       `predictive_counts`, `count_cdf`. What people really did in a window is to be held against this layer.
@@ -117,7 +118,8 @@ class Forecast:
 
         Members of the sampled readout are shares of as many people as were simulated: they scatter by sampling
         already, which is taken out of them (`mf_llm.forecasting.members.without_sampling`) before `predictive_*` puts
-        the sampling of real people in.
+        the sampling of real people in. Members of the anchored readout move the mean of a posterior whose uncertainty
+        they do not know of: it becomes their `concentration` (`mf_llm.forecasting.members.anchor_concentration`).
 
         Args:
             rollouts: of one event, by one configuration, from one warm-up, with different seeds.
@@ -143,7 +145,7 @@ class Forecast:
             names=members.names,
             n_people=members.n_people,
             shares=members.shares,
-            concentration=np.full(len(members.names), np.inf),
+            concentration=np.full(len(members.names), anchor_concentration(first)),
             seeds=tuple(rollout.seed for rollout in rollouts),
             readout=members.readout,
             n_failed=members.n_failed,

@@ -12,8 +12,8 @@ from mf_llm.errors import InputError
 from mf_llm.evaluation.intervals import N_BOOTSTRAP, event_draws, generator
 from mf_llm.evaluation.protocol import PROTOCOL_VERSION
 from mf_llm.evaluation.provenance import data_hash, versions
-from mf_llm.evaluation.scoring import Replicated
-from mf_llm.forecasting.event_scores import EventScores
+from mf_llm.evaluation.scoring import Replicated, respondent_draws
+from mf_llm.forecasting.event_scores import EventScores, survey_crps
 from mf_llm.forecasting.forecast import LEVELS
 from mf_llm.forecasting.forecast_report import ForecastReport, event_row, window_rows
 from mf_llm.forecasting.pit import uniformity
@@ -21,6 +21,8 @@ from mf_llm.forecasting.pit import uniformity
 # Data set -> method -> scores of its events, the same events for all methods.
 Scores = Mapping[str, Mapping[str, Sequence[EventScores]]]
 Draws = NDArray[np.int64]
+# Of each event of a survey, for each judged wave, how often each respondent is drawn: `[B, n_t]`.
+Respondents = Sequence[Sequence[NDArray[np.float64]]]
 
 
 def judge_forecasts(
@@ -32,7 +34,8 @@ def judge_forecasts(
     overall difference the unweighted mean over data sets (CRPS of other data sets are of another size). PIT and
     coverage are pooled over all events instead, each event counted once. Intervals are the 95 % bootstrap over events,
     stratified by data set, neighbouring blocks of a stream in runs of 3, with the same draws for all methods, so that
-    differences are paired. Surveys have no interval (too few events) and stay out of what is pooled.
+    differences are paired. In surveys, which are few, respondents are resampled within their event instead, for the
+    CRPS alone: they have no interval of anything else, and stay out of the pooled PIT, coverage and energy score.
 
     Args:
         scores: data set -> method -> scores.
@@ -47,8 +50,9 @@ def judge_forecasts(
     if not any(methods and all(methods.values()) for methods in scores.values()):
         raise InputError("`scores` must hold scored events, got none; score forecasts with `score_forecast` first.")
     draws = {name: _draws(name, methods, seed, n_bootstrap) for name, methods in scores.items()}
+    people = {name: _respondents(name, methods, seed, n_bootstrap) for name, methods in scores.items()}
     _check_pairs(scores, pairs)
-    records = {name: _data_set(methods, pairs, draws[name]) for name, methods in scores.items()}
+    records = {name: _data_set(methods, pairs, draws[name], people[name]) for name, methods in scores.items()}
     events = [score.plan.event for methods in scores.values() for score in next(iter(methods.values()))]
     summary = {
         "protocol": PROTOCOL_VERSION,
@@ -57,7 +61,7 @@ def judge_forecasts(
         "versions": versions(("numpy", "scipy", "scoringrules")),
         "data_hash": data_hash(events),
         "data_sets": records,
-        "overall": _overall(scores, pairs, draws),
+        "overall": _overall(scores, pairs, draws, people),
     }
     every = [
         (name, method, score)
@@ -90,6 +94,17 @@ def _draws(name: str, methods: Mapping[str, Sequence[EventScores]], seed: int, n
     return draws if np.ptp(np.sort(draws, axis=1), axis=0).any() else None
 
 
+def _respondents(
+    name: str, methods: Mapping[str, Sequence[EventScores]], seed: int, n_bootstrap: int
+) -> Respondents | None:
+    """Of a survey, how often each respondent of each wave of each event is drawn."""
+    plans = [score.plan for score in next(iter(methods.values()))]
+    if not plans[0].windows.waves:
+        return None
+    names = [(plan, f"{name}/{plan.dimension}/{plan.event.event_id}") for plan in plans]
+    return [respondent_draws(plan, generator(seed, "respondents", label), n_bootstrap) for plan, label in names]
+
+
 def _key(score: EventScores) -> tuple[Any, ...]:
     return score.plan.event.event_id, tuple(window.tobytes() for window in score.plan.judged)
 
@@ -102,7 +117,10 @@ def _check_pairs(scores: Scores, pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def _data_set(
-    methods: Mapping[str, Sequence[EventScores]], pairs: Sequence[tuple[str, str]], draws: Draws | None
+    methods: Mapping[str, Sequence[EventScores]],
+    pairs: Sequence[tuple[str, str]],
+    draws: Draws | None,
+    people: Respondents | None,
 ) -> dict[str, Any]:
     plans = [score.plan for score in next(iter(methods.values()))]
     return {
@@ -113,18 +131,23 @@ def _data_set(
         "n_windows": sum(plan.n_windows for plan in plans),
         "methods": {
             name: {
-                "crps": _mean(judged, "crps", draws).interval().to_dict(),
-                "energy": _mean(judged, "energy", draws).interval().to_dict() if _joint(judged) else None,
+                "crps": _crps(judged, draws, people).interval().to_dict(),
+                "energy": _energy(judged, draws).interval().to_dict() if _joint(judged) else None,
                 **_calibration(judged, draws),
             }
             for name, judged in methods.items()
         },
-        "differences": [_difference(a, b, [(methods, draws)]) for a, b in pairs],
+        "differences": [_difference(a, b, [(methods, draws, people)]) for a, b in pairs],
     }
 
 
-def _overall(scores: Scores, pairs: Sequence[tuple[str, str]], draws: Mapping[str, Draws | None]) -> dict[str, Any]:
-    """Everything but surveys and data sets in which nothing can be resampled."""
+def _overall(
+    scores: Scores,
+    pairs: Sequence[tuple[str, str]],
+    draws: Mapping[str, Draws | None],
+    people: Mapping[str, Respondents | None],
+) -> dict[str, Any]:
+    """Everything but data sets in which nothing can be resampled; of surveys the CRPS alone."""
     known = {name: one for name in scores if (one := draws[name]) is not None}
     names = list(known)
     if not names:
@@ -133,9 +156,11 @@ def _overall(scores: Scores, pairs: Sequence[tuple[str, str]], draws: Mapping[st
     together = np.concatenate([one + start for one, start in zip(known.values(), offsets, strict=False)], axis=1)
     methods = [m for m in scores[names[0]] if all(m in scores[name] for name in names)]
     pooled = {method: [score for name in names for score in scores[name][method]] for method in methods}
-    parts = [(scores[name], draws[name]) for name in names]
+    surveys = [name for name in scores if people[name] is not None]
+    parts = [(scores[name], draws[name], people[name]) for name in (*names, *surveys)]
     return {
         "data_sets": names,
+        "surveys": surveys,
         "n_events": int(offsets[-1]),
         "methods": {method: _calibration(judged, together) for method, judged in pooled.items()},
         "differences": [_difference(a, b, parts) for a, b in pairs],
@@ -143,15 +168,20 @@ def _overall(scores: Scores, pairs: Sequence[tuple[str, str]], draws: Mapping[st
 
 
 def _difference(
-    a: str, b: str, data_sets: Sequence[tuple[Mapping[str, Sequence[EventScores]], Draws | None]]
+    a: str, b: str, data_sets: Sequence[tuple[Mapping[str, Sequence[EventScores]], Draws | None, Respondents | None]]
 ) -> dict[str, Any]:
     """``a - b`` in CRPS and energy score, the unweighted mean over data sets."""
-    found: dict[str, Any] = {"a": a, "b": b}
-    for name in ("crps", "energy"):
-        known = name == "crps" or all(_joint(data[method]) for data, _ in data_sets for method in (a, b))
-        parts = [_mean(data[a], name, draws) - _mean(data[b], name, draws) for data, draws in data_sets if known]
-        found[name] = Replicated.mean_of(parts).interval().to_dict() if known else None
-    return found
+    crps = [_crps(data[a], *draws) - _crps(data[b], *draws) for data, *draws in data_sets]
+    several = len(data_sets) > 1
+    judged = [(data, draws) for data, draws, people in data_sets if not several or people is None]
+    joint = all(_joint(data[method]) for data, _ in judged for method in (a, b))
+    energy = [_energy(data[a], draws) - _energy(data[b], draws) for data, draws in judged if joint]
+    return {
+        "a": a,
+        "b": b,
+        "crps": Replicated.mean_of(crps).interval().to_dict(),
+        "energy": Replicated.mean_of(energy).interval().to_dict() if energy else None,
+    }
 
 
 def _joint(judged: Sequence[EventScores]) -> bool:
@@ -159,8 +189,14 @@ def _joint(judged: Sequence[EventScores]) -> bool:
     return all(score.energy is not None for score in judged)
 
 
-def _mean(judged: Sequence[EventScores], name: str, draws: Draws | None) -> Replicated:
-    return Replicated.mean([getattr(score, name).mean() for score in judged], draws)
+def _crps(judged: Sequence[EventScores], draws: Draws | None, people: Respondents | None) -> Replicated:
+    if people is None:
+        return Replicated.mean([score.crps.mean() for score in judged], draws)
+    return Replicated.mean_of([survey_crps(score, drawn) for score, drawn in zip(judged, people, strict=True)])
+
+
+def _energy(judged: Sequence[EventScores], draws: Draws | None) -> Replicated:
+    return Replicated.mean([score.energy.mean() for score in judged if score.energy is not None], draws)
 
 
 def _calibration(judged: Sequence[EventScores], draws: Draws | None) -> dict[str, Any]:

@@ -100,6 +100,23 @@ def step_members(rollouts: Sequence[Rollout]) -> Members:
     )
 
 
+def anchor_concentration(rollout: Rollout) -> float:
+    """How sure the anchor of an anchored readout may be: of ``Dirichlet(counts + alpha * prior)``, ``W + alpha``.
+
+    The anchor is the mean of that posterior, counted on the W people of the warm-up (of a survey on those of its last
+    wave, with their effective size); the crowd scatters about it, whatever a model says.
+
+    Returns:
+        ``W + alpha``; infinity where nothing is anchored.
+    """
+    if not rollout.config.get("anchored"):
+        return np.inf
+    counted = [row for row in rollout.actions if row.source == "real" and row.label is not None]
+    if counted and counted[-1].wave is not None:
+        counted = [row for row in counted if row.wave == counted[-1].wave]
+    return effective_size([row.weight for row in counted]) + float(rollout.config["anchor_strength"])
+
+
 def without_sampling(shares: Floats, n: Floats) -> Floats:
     """Members `[R, T, K]` with the part of their spread taken out that comes from simulating n `[T]` people only.
 
