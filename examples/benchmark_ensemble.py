@@ -54,7 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def timed(chosen: Sequence[int]) -> tuple[float, int, list[Rollout]]:
         start, before = time.perf_counter(), read
-        made = simulate(model, processor, events[0], config, seeds=chosen, events_together=len(chosen))
+        made = simulate(
+            model,
+            processor,
+            events[0],
+            config,
+            seeds=chosen,
+            events_together=len(chosen),
+            read_together=not args.read_alone,
+        )
         return time.perf_counter() - start, read - before, made
 
     timed([0])  # what the first call alone pays for
@@ -69,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "protocol": PROTOCOL_VERSION,
         "config": config.changes(),
         "seeds": list(seeds),
+        "read_together": not args.read_alone,
         "single_seconds": [before, behind],
         "ensemble_seconds": together,
         "ratio": together / single,
@@ -93,7 +102,8 @@ def _given(args: argparse.Namespace, options: dict[str, Any]) -> list[str]:
         "seeds": args.seeds,
         "dtype": args.dtype,
     }
-    return [part for name, value in (given | options).items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    words = [part for name, value in (given | options).items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return words + (["--read-alone"] if args.read_alone else [])
 
 
 def _difference(a: Rollout, b: Rollout) -> float:
@@ -115,6 +125,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-actions", type=int, help="actions of an event; as the protocol says by default")
     parser.add_argument("--max-new-tokens", type=int, help="bound of an answer")
     parser.add_argument("--signal-max-tokens", type=int, help="bound of a signal")
+    parser.add_argument(
+        "--read-alone",
+        action="store_true",
+        help="the people of each rollout are asked by themselves, not in one batch",
+    )
     parser.add_argument("--dtype", default="auto")
     return parser.parse_args(arguments)
 

@@ -94,6 +94,14 @@ def simulate(
             "seeds of one event; with --endpoint what keeps it busy]",
         ),
     ] = None,
+    read_together: Annotated[
+        bool,
+        typer.Option(
+            "--read-together",
+            help="Rollouts side by side have their people asked in one batch, too: an ensemble takes about half the "
+            "time; probabilities differ by rounding from those made one by one.",
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the run folder.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print steps, tokens and time, and stop.")] = False,
 ) -> None:
@@ -126,6 +134,7 @@ def simulate(
             n_steps=n_steps,
             seeds=tuple(range(seed, seed + seeds)),
             events_together=events_together,
+            read_together=read_together,
             resume=resume,
             dry_run=dry_run,
             options={

@@ -53,7 +53,10 @@ def simulated(event, events, windows):
     from mf_llm.models import MFLLMForSimulation, MFLLMProcessor, tiny_backbone, tiny_tokenizer
     from mf_llm.simulation import simulate
 
-    model, processor = MFLLMForSimulation.from_backbones(tiny_backbone("llama")), MFLLMProcessor(tiny_tokenizer("llama"))
+    model, processor = (
+        MFLLMForSimulation.from_backbones(tiny_backbone("llama")),
+        MFLLMProcessor(tiny_tokenizer("llama")),
+    )
     options = {"anchored": True, "signal": "statistics", "action": "choice"}
     config = protocol_config(events, options if windows.waves else options | {"warm_up": windows.warm_up})
     rollout = simulate(model, processor, event, config, progress=False)

@@ -152,9 +152,9 @@ def test_rollouts_are_those_of_whole_prefixes(monkeypatch, family, settings, sig
     model, processor, event = adapted_model(family), processor_of(family), small_event(17)
     settings = settings | {"signal": signal, "action": "label_text", "max_prompt_tokens": 420, "max_state_tokens": 20}
     found = run(model, processor, event, **settings)
-    build = PolicyStep._prefix_parts
+    build = PolicyStep.prefix_parts
     whole = lambda self, *args: [(tuple(joined(parts)),) for parts in build(self, *args)]  # noqa: E731
-    monkeypatch.setattr(PolicyStep, "_prefix_parts", whole)
+    monkeypatch.setattr(PolicyStep, "prefix_parts", whole)
     expected = run(model, processor, event, **settings)
     assert [step.prompt_tokens for step in found.steps] == [step.prompt_tokens for step in expected.steps]
     for one, other in zip(found.simulated(), expected.simulated(), strict=True):

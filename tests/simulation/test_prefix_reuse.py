@@ -58,7 +58,7 @@ def test_what_was_anchored_before_is_what_is_anchored_now(monkeypatch, family, s
 
     def forgetful(self, *args):
         self._tuned, self._base = {}, {}
-        self._stems, self._base_stems = PrefixStems(self.backbone), PrefixStems(self.backbone)
+        self.stems, self.base_stems = PrefixStems(self.backbone), PrefixStems(self.backbone)
         return decide(self, *args)
 
     monkeypatch.setattr(policy_step.PolicyStep, "decide", forgetful)

@@ -11,9 +11,10 @@ from small_events import FAMILIES, model_of, new_model, outcome, processor_of, r
 
 from mf_llm import Event, InputError, SimulationConfig, Turn, simulate
 from mf_llm.models.prompts import AnswerFormat
+from mf_llm.simulation.choosing import choice_distribution
 from mf_llm.simulation.keyed_draws import draw_categories
 from mf_llm.simulation.population import Population
-from mf_llm.simulation.readout import anchored_probabilities, choice_distribution, normalise
+from mf_llm.simulation.readout import anchored_probabilities, normalise
 from mf_llm.simulation.sampling import noisy_scores
 
 WEIGHTS = "weights of 0, of 1e12 and beyond, steps of one person, 1 and 200 options"

@@ -21,8 +21,8 @@ from mf_llm.models.encoding import DataEncoder, template_arguments
 from mf_llm.models.prompt_building import PromptLimits
 from mf_llm.models.prompts import MEAN_FIELD_INSTRUCTION, POLICY_INSTRUCTION, AnswerFormat
 from mf_llm.models.wordings import WORDINGS
+from mf_llm.simulation.choosing import choice_distribution
 from mf_llm.simulation.engines.chat_prompts import ChatPrompts, asked_for, lettered
-from mf_llm.simulation.readout import choice_distribution
 
 SPLIT = "marks of turns whose parts stand in neighbouring fields"
 SERVERS = "texts in every field of a message to a server, read with the server's template"

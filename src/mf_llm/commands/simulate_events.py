@@ -59,6 +59,7 @@ class SimulateRequest:
     n_steps: int | None = None
     seeds: tuple[int, ...] = (0,)
     events_together: int | None = None
+    read_together: bool = False
     resume: bool = False
     dry_run: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -139,6 +140,7 @@ def _simulate(request: SimulateRequest, model_name: str, jobs: Sequence[_Job], o
             resume=request.resume,
             data_set=job.data_set,
             events_together=request.events_together or 1,
+            read_together=request.read_together,
             population=request.population,
             n_steps=request.n_steps,
             seeds=request.seeds,

@@ -171,7 +171,7 @@ def _difference(
     a: str, b: str, data_sets: Sequence[tuple[Mapping[str, Sequence[EventScores]], Draws | None, Respondents | None]]
 ) -> dict[str, Any]:
     """``a - b`` in CRPS and energy score, the unweighted mean over data sets."""
-    crps = [_crps(data[a], *draws) - _crps(data[b], *draws) for data, *draws in data_sets]
+    crps = [_crps(data[a], draws, people) - _crps(data[b], draws, people) for data, draws, people in data_sets]
     several = len(data_sets) > 1
     judged = [(data, draws) for data, draws, people in data_sets if not several or people is None]
     joint = all(_joint(data[method]) for data, _ in judged for method in (a, b))

@@ -59,7 +59,7 @@ class SimulatingMixin:
     def choice_distribution(
         self, processor: MFLLMProcessor, topic: str, states: Sequence[Any], options: Sequence[str], **kwargs: Any
     ) -> np.ndarray:
-        """Probabilities of the options of a closed choice; see `mf_llm.simulation.readout.choice_distribution`."""
-        from mf_llm.simulation.readout import choice_distribution
+        """Probabilities of the options of a closed choice; see `mf_llm.simulation.choosing.choice_distribution`."""
+        from mf_llm.simulation.choosing import choice_distribution
 
         return choice_distribution(self, processor, topic, states, options, **kwargs)

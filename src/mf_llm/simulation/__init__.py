@@ -16,7 +16,7 @@ _PUBLIC_NAMES = {
     "Rollout": "mf_llm.simulation.rollout",
     "SimulationConfig": "mf_llm.simulation.simulation_config",
     "StepRow": "mf_llm.simulation.rollout",
-    "choice_distribution": "mf_llm.simulation.readout",
+    "choice_distribution": "mf_llm.simulation.choosing",
     "coarsening_cost": "mf_llm.simulation.coarsening_costs",
     "load_bins": "mf_llm.simulation.population_bins",
     "load_rollouts": "mf_llm.simulation.rollout",
@@ -26,12 +26,12 @@ _PUBLIC_NAMES = {
 }
 
 if TYPE_CHECKING:
+    from mf_llm.simulation.choosing import choice_distribution as choice_distribution
     from mf_llm.simulation.coarsening_costs import CoarseningCost as CoarseningCost
     from mf_llm.simulation.coarsening_costs import coarsening_cost as coarsening_cost
     from mf_llm.simulation.population import Population as Population
     from mf_llm.simulation.population_bins import load_bins as load_bins
     from mf_llm.simulation.population_plan import plan_population as plan_population
-    from mf_llm.simulation.readout import choice_distribution as choice_distribution
     from mf_llm.simulation.rollout import ActionRow as ActionRow
     from mf_llm.simulation.rollout import Rollout as Rollout
     from mf_llm.simulation.rollout import StepRow as StepRow

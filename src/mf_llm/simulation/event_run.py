@@ -30,8 +30,8 @@ from mf_llm.simulation.told_actions import real_actions
 class EventRun:
     """One event on its way to a rollout.
 
-    A step is made by `decide`, `act`, `signal_request` and `finish`, in this order; what is written is handed in, so
-    that several events can have it written at once.
+    A step is made by `begin`, `decide`, `act`, `signal_request` and `finish`, in this order; what is written is handed
+    in, so that several events can have it written at once.
 
     Args:
         engine: who answers for people and mean field.
@@ -147,12 +147,16 @@ class EventRun:
         """The step that is being made."""
         return self.waiting[0]
 
-    def decide(self) -> Any | None:
-        """Begins a step: what its people decide, or None where they are real."""
+    def begin(self) -> tuple[Any, Step, str | None] | None:
+        """Begins a step: policy, step and the signal that people are about to see; None where they are real."""
         self.bar.describe(self.event, self.plan, self.step)
         self._come_upon(self.step)
         self._before, self._spent = self._tokens(), 0.0
         self._signal = self.course.shown_at(self.step, self._shown())
+        return None if self.step.real else (self.policy, self.step, self._signal)
+
+    def decide(self) -> Any | None:
+        """What the people of the step decide, or None where they are real."""
         with self._timed():
             return None if self.step.real else self.policy.decide(self.step, self._signal, self.bar.advance)
 

@@ -11,7 +11,12 @@ from mf_llm.simulation.rollout import Rollout
 
 
 def run_in_lockstep(
-    engine: Engine, make: Sequence[Callable[[], EventRun]], *, events_together: int, resume: bool
+    engine: Engine,
+    make: Sequence[Callable[[], EventRun]],
+    *,
+    events_together: int,
+    resume: bool,
+    read_together: bool = False,
 ) -> list[Rollout]:
     """Runs events to their end, at most `events_together` at a time; where one ends, the next begins.
 
@@ -21,6 +26,7 @@ def run_in_lockstep(
             events (but for the rollouts themselves).
         events_together: how many share a batch.
         resume: go on with what is on disk.
+        read_together: whether people of all of them are asked in one batch as well.
 
     Returns:
         The rollouts, in the order of `make`.
@@ -37,7 +43,7 @@ def run_in_lockstep(
                 _settle(active, rollouts)
             if not active:
                 return [rollouts[i] for i in range(len(make))]
-            _make_a_step(engine, list(active.values()))
+            _make_a_step(engine, list(active.values()), read_together)
             _settle(active, rollouts)
     finally:
         for run in active.values():
@@ -50,9 +56,13 @@ def _settle(active: dict[int, EventRun], rollouts: dict[int, Rollout]) -> None:
         rollouts[i] = active.pop(i).rollout
 
 
-def _make_a_step(engine: Engine, runs: Sequence[EventRun]) -> None:
-    together = 0.0
+def _make_a_step(engine: Engine, runs: Sequence[EventRun], read_together: bool) -> None:
+    asking = [one for run in runs if (one := run.begin()) is not None]
+    start = time.perf_counter()
+    held = engine.read_ahead(asking) if read_together else []
+    together = time.perf_counter() - start
     decided = [run.decide() for run in runs]
+    del held  # until here somebody might have asked for it
     start = time.perf_counter()
     writing = [i for i, decisions in enumerate(decided) if decisions is not None]
     texts = engine.write_texts([(runs[i].policy, decisions) for i in writing if (decisions := decided[i]) is not None])

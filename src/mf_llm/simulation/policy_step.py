@@ -24,7 +24,7 @@ from mf_llm.simulation.readout import (
     option_log_likelihoods,
 )
 from mf_llm.simulation.rollout import ActionRow
-from mf_llm.simulation.shared_readings import SharedReadings
+from mf_llm.simulation.shared_readings import Asked, SharedReadings
 from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan, Step
 
@@ -88,20 +88,21 @@ class PolicyStep(PeopleStep):
         options = plan.answer.options
         self.options = processor.option_ids(plan.answer) if options else []
         # Anchored, the model says how far to go from `carry`: nowhere without adapters, and then it is not asked.
-        self._reads_options = bool(options) and (carry is None or model.has_adapters("policy"))
+        self.reads_options = bool(options) and (carry is None or model.has_adapters("policy"))
         self._tuned: dict[Parts, SharedPrefix] = {}
         self._base: dict[Parts, SharedPrefix] = {}
-        self._stems = PrefixStems(self.backbone, self._shared.tuned)
-        self._base_stems = PrefixStems(self.backbone, self._shared.base)
+        self.stems = PrefixStems(self.backbone, self._shared.tuned)
+        self.base_stems = PrefixStems(self.backbone, self._shared.base)
         self._counted: list[Parts] = []
         self._free: list[np.ndarray] | None = None
+        self._segments: tuple[Step, list[list[int]]] | None = None
 
     def recall(self, signal: str | None) -> None:
         """Says what the people of the step before saw, where that step was made in an earlier run.
 
         An uninterrupted run would still hold its shared prefixes; the tokens of a resumed one are counted likewise.
         """
-        self._counted = self._prefix_parts(signal)
+        self._counted = self.prefix_parts(signal)
 
     def act(self, step: Step, signal: str | None, advance: Callable[[int], None] = lambda n: None) -> list[ActionRow]:
         """The actions of the people of `step`, in their order.
@@ -116,10 +117,9 @@ class PolicyStep(PeopleStep):
 
     def decide(self, step: Step, signal: str | None, advance: Callable[[int], None] = lambda n: None) -> Decisions:
         """What everybody in `step` decides; see `act` for the arguments."""
-        states = [self.event.turns[i].state for i in step.profiles]
-        segments = [self.processor.person_segment(state, self.plan.answer, limits=self.limits) for state in states]
+        segments = self.segments(step)
         # A choice that is drawn from `carry` alone needs no prompt.
-        prefixes = self._prefixes(signal) if self._reads_options or self.plan.answer.kind != "choice" else []
+        prefixes = self._prefixes(signal) if self.reads_options or self.plan.answer.kind != "choice" else []
         labels: list[int | None] = [None] * len(segments)
         probabilities: np.ndarray | None = None
         failures: list[str | None] = [None] * len(segments)
@@ -171,18 +171,18 @@ class PolicyStep(PeopleStep):
 
     def _prefixes(self, signal: str | None) -> list[SharedPrefix]:
         """One shared prefix per option order; kept while the signal stays the same (the baseline without one)."""
-        orders = self._prefix_parts(signal)
-        anchored = self.carry is not None and self._reads_options
+        orders = self.prefix_parts(signal)
+        anchored = self.carry is not None and self.reads_options
         new = set(orders) - set(self._counted)
         self.prompt_tokens += sum(map(_length, new)) * (2 if anchored else 1)
-        self._tuned = _renewed(self._tuned, self._stems, orders)
+        self._tuned = _renewed(self._tuned, self.stems, orders)
         if anchored:
             with self.model.adapters_disabled("policy"):
-                self._base = _renewed(self._base, self._base_stems, orders)
+                self._base = _renewed(self._base, self.base_stems, orders)
         self._counted = orders
         return [self._tuned[parts] for parts in orders]
 
-    def _prefix_parts(self, signal: str | None, topic: str | None = None) -> list[Parts]:
+    def prefix_parts(self, signal: str | None, topic: str | None = None) -> list[Parts]:
         """The pieces of the shared part of the prompts, for each option order."""
         topic, answer = self.event.topic if topic is None else topic, self.plan.answer
         build = partial(self.processor.policy_prefix_parts, topic, signal, answer, limits=self.limits)
@@ -195,18 +195,40 @@ class PolicyStep(PeopleStep):
         prefixes: Sequence[SharedPrefix],
         advance: Callable[[int], None] | None,
     ) -> np.ndarray:
-        if not self._reads_options:
+        if not self.reads_options:
             if advance is not None:
                 advance(len(segments))
             assert self.carry is not None  # without an anchor options are read
             return np.tile(self.carry, (len(segments), 1))  # f = 0: nothing was tuned
         result = np.empty((len(segments), len(self.options)))
         content_free = self._content_free(step) if self.config.calibrated else None
-        for o in range(len(prefixes)):
-            rows = [n for n, turn in enumerate(step.turns) if self._order_of(turn) == o]
-            if rows:
-                result[rows] = self._in_order(step, o, [segments[n] for n in rows], content_free, advance)
+        for o, asked in enumerate(self.asked_in_orders(step)):
+            if asked:
+                rows = self._rows_in_order(step, o)
+                result[rows] = self._in_order(step, o, asked, content_free, advance)
         return result
+
+    def segments(self, step: Step) -> list[list[int]]:
+        """Each person's own part of the prompt, encoded once for the step."""
+        if self._segments is None or self._segments[0] is not step:
+            states, answer = [self.event.turns[i].state for i in step.profiles], self.plan.answer
+            self._segments = step, [self.processor.person_segment(one, answer, limits=self.limits) for one in states]
+        return self._segments[1]
+
+    def asked_in_orders(self, step: Step) -> list[list[list[int]]]:
+        """For each option order the segments of those who are asked in it: the people of a step take turns."""
+        segments = self.segments(step)
+        return [[segments[n] for n in self._rows_in_order(step, o)] for o in range(len(self.orders))]
+
+    def take_in(self, prefix: SharedPrefix, segments: Sequence[Sequence[int]], step: Step, scores: np.ndarray) -> None:
+        """Keeps log-likelihoods that were read ahead (`mf_llm.simulation.joint_reading`) until people decide."""
+        self._shared.take_in(prefix, self._asked(segments), step.index, scores)
+
+    def _asked(self, segments: Sequence[Sequence[int]]) -> Asked:
+        return segments, self.options, self.config.batch_tokens
+
+    def _rows_in_order(self, step: Step, o: int) -> list[int]:
+        return [n for n, turn in enumerate(step.turns) if self._order_of(turn) == o]
 
     def _in_order(
         self,
@@ -227,7 +249,7 @@ class PolicyStep(PeopleStep):
     def _content_free(self, step: Step) -> list[np.ndarray]:
         """``[K]`` log-likelihoods of the options where there is nothing to go by, for each option order."""
         # In one piece: once for an event there is little to spare.
-        prompts = [(tuple(chain.from_iterable(parts)),) for parts in self._prefix_parts(None, CONTENT_FREE_TOPIC)]
+        prompts = [(tuple(chain.from_iterable(parts)),) for parts in self.prefix_parts(None, CONTENT_FREE_TOPIC)]
         segment = self.processor.person_segment({}, self.plan.answer, limits=self.limits)
         if step.index == next(one.index for one in self.plan.steps if not one.real):
             # Once for the event, and in that step; a resumed run asks again but counts like an uninterrupted one.
@@ -247,7 +269,7 @@ class PolicyStep(PeopleStep):
     ) -> np.ndarray:
         # The tokens that the rollout needs, whether or not another one has read them already.
         self.prompt_tokens += sum(len(s) + sum(map(len, self.options)) for s in {tuple(s) for s in segments})
-        asked, told = (segments, self.options, self.config.batch_tokens), 0
+        told = 0
 
         def read() -> np.ndarray:
             nonlocal told
@@ -257,7 +279,7 @@ class PolicyStep(PeopleStep):
                 backbone, prefix, segments, self.options, batch_tokens=batch_tokens, advance=advance
             )
 
-        scores = self._shared.scores(prefix, asked, step.index, read)
+        scores = self._shared.scores(prefix, self._asked(segments), step.index, read)
         if advance is not None:
             advance(len(segments) - told)
         return scores

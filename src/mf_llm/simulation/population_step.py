@@ -53,17 +53,12 @@ class PopulationStep(PolicyStep):
     actions have texts, a text. The row of a state stands for the rest.
     """
 
-    _segments: list[list[int]] | None = None
-
     def decide(
         self, step: Step, signal: str | None, advance: Callable[[int], None] = lambda n: None
     ) -> PopulationDecisions:
         """What everybody decides; see `PolicyStep.act` for the arguments."""
-        if self._segments is None:  # the same states in every step
-            states, answer = [self.event.turns[i].state for i in step.turns], self.plan.answer
-            self._segments = [self.processor.person_segment(one, answer, limits=self.limits) for one in states]
-        segments = self._segments
-        prefixes = self._prefixes(signal) if self._reads_options or self.plan.answer.kind != "choice" else []
+        segments = self.segments(step)
+        prefixes = self._prefixes(signal) if self.reads_options or self.plan.answer.kind != "choice" else []
         probabilities = self._probabilities(step, segments, prefixes, advance)
         finite = np.isfinite(probabilities).all(axis=1)
         counts = np.zeros(probabilities.shape, dtype=np.int64)
@@ -128,7 +123,7 @@ class PopulationStep(PolicyStep):
         prefixes: Sequence[SharedPrefix],
         advance: Callable[[int], None] | None,
     ) -> np.ndarray:
-        if not self._reads_options:
+        if not self.reads_options:
             return super()._probabilities(step, segments, prefixes, advance)
         content_free = self._content_free(step) if self.config.calibrated else None
         last = len(prefixes) - 1  # states are counted as done when they were read in the last order
@@ -137,6 +132,16 @@ class PopulationStep(PolicyStep):
             for o in range(len(prefixes))
         ]
         return np.mean(read, axis=0)
+
+    def segments(self, step: Step) -> list[list[int]]:
+        """See `PolicyStep.segments`; the same states act in every step."""
+        if self._segments is not None:
+            return self._segments[1]
+        return super().segments(step)
+
+    def asked_in_orders(self, step: Step) -> list[list[list[int]]]:
+        """Every state in every order."""
+        return [self.segments(step)] * len(self.orders)
 
     def _speakers(self, step: Step, counts: np.ndarray) -> tuple[Speaker, ...]:
         """A keyed sample of the N people, without those whose state failed."""

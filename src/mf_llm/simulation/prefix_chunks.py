@@ -37,6 +37,10 @@ class PrefixStems:
             known = self._last[len(parts)] = parts, encode_prefix(self, parts)
         return known[1]
 
+    def keep(self, parts: Parts, prefix: SharedPrefix) -> None:
+        """Takes over the prefix of `parts` that somebody else encoded, for those that begin with it."""
+        self._last[len(parts)] = parts, prefix
+
 
 def encode_prefix(stems: PrefixStems, parts: Sequence[Sequence[int]]) -> SharedPrefix:
     """Encodes the last of `parts` behind the others, which are encoded only if they are not among `stems`.

@@ -6,19 +6,20 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from mf_llm.argument_checks import check_whole
-from mf_llm.errors import InputError
 from mf_llm.models.cache_argument import cache_argument
 from mf_llm.simulation.memory_limits import enough_memory, in_halves
 from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
+
+# Number of the prefix among those that are read together, and the segment behind it.
+_Row = tuple[int, tuple[int, ...]]
 
 # Logits that are held at once, since a large vocabulary outweighs everything else. A GPU has memory and wants long
 # passes; a processor gains nothing from them.
@@ -80,6 +81,33 @@ def encode_prefix(backbone: PreTrainedModel, ids: Sequence[int], after: SharedPr
     return SharedPrefix((*(after.ids if after is not None else ()), *ids), cache)
 
 
+def stacked_prefixes(prefixes: Sequence[SharedPrefix]) -> tuple[DynamicCache, list[int], torch.Tensor]:
+    """The prefixes of some rows, in which equal ones stand together, as one cache.
+
+    Returns:
+        A cache with one row for each distinct prefix, padded in front; for each row which of them is its own; and how
+        many tokens that has.
+    """
+    distinct = list({id(prefix): prefix for prefix in prefixes}.values())
+    places = {id(prefix): place for place, prefix in enumerate(distinct)}
+    ahead = torch.tensor([len(prefix.ids) for prefix in prefixes])
+    return stacked_caches(distinct), [places[id(prefix)] for prefix in prefixes], ahead
+
+
+def stacked_caches(distinct: Sequence[SharedPrefix]) -> DynamicCache:
+    """One cache row for each prefix, padded in front."""
+    # The longest one's cache says how many tokens there are; layers replace their tensors, they never write into them.
+    stacked = copy.copy(max(distinct, key=lambda prefix: len(prefix.ids)).cache)
+    stacked.layers = [copy.copy(layer) for layer in stacked.layers]
+    for n, layer in enumerate(stacked.layers):
+        for name in ("keys", "values"):
+            parts = [getattr(prefix.cache.layers[n], name) for prefix in distinct]
+            length = max(part.shape[-2] for part in parts)
+            padded = [torch.nn.functional.pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts]
+            setattr(layer, name, torch.cat(padded))
+    return stacked
+
+
 @torch.inference_mode()
 def option_log_likelihoods(
     backbone: PreTrainedModel,
@@ -109,24 +137,60 @@ def option_log_likelihoods(
     Returns:
         ``[N, K]`` float64 log-likelihoods in nats, not normalised. Not finite where the model's logits are not.
     """
-    distinct: dict[tuple[int, ...], int] = {}
-    rows = [distinct.setdefault(tuple(segment), len(distinct)) for segment in segments]
-    unique = sorted(distinct, key=len)
-    longest = len(prefix.ids) + max(map(len, unique)) + sum(map(len, options))
+    asked = [(prefix, segments)]
+    return read_options(backbone, asked, options, batch_tokens=batch_tokens, advance=advance)[0]
+
+
+@torch.inference_mode()
+def read_options(
+    backbone: PreTrainedModel,
+    asked: Sequence[tuple[SharedPrefix, Sequence[Sequence[int]]]],
+    options: Sequence[Sequence[int]],
+    *,
+    batch_tokens: int = 8192,
+    advance: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """`option_log_likelihoods` behind several prefixes, read in common passes.
+
+    Args:
+        backbone: a causal language model.
+        asked: prefixes, each with the segments of the people behind it.
+        options: as for `option_log_likelihoods`, of all of them.
+        batch_tokens: see there; of several prefixes in a pass all but one count.
+        advance: told after each batch how many people it settled.
+
+    Returns:
+        For each prefix ``[N, K]`` log-likelihoods.
+    """
+    prefixes = list({id(prefix): prefix for prefix, _ in asked}.values())
+    number = {id(prefix): n for n, prefix in enumerate(prefixes)}
+    distinct: dict[_Row, int] = {}
+    rows = [
+        [distinct.setdefault((number[id(prefix)], tuple(segment)), len(distinct)) for segment in segments]
+        for prefix, segments in asked
+    ]
+    unique = sorted(distinct, key=lambda row: (row[0], len(row[1])))
+    ahead = max((len(prefix.ids) for prefix in prefixes), default=0)
+    longest = ahead + max((len(segment) for _, segment in unique), default=0) + sum(map(len, options))
     read = _by_copies if outgrows_window(backbone, longest) else _by_tree
     scores = np.empty((len(unique), len(options)))
-    overhead = sum(map(len, options)) + (0 if read is _by_tree and can_share(backbone) else len(prefix.ids))
+    together = read is _by_tree and can_share(backbone)
+    overhead = sum(map(len, options)) + (0 if together else ahead)
     places = 1 + sum(len(option) - 1 for option in options)  # the last token of an option is predicted, never read
     logits = _LOGITS_AT_ONCE if backbone.device.type == "cpu" else _LOGITS_ON_A_GPU
     most = max(1, logits // (backbone.config.get_text_config().vocab_size * places))
-    batches = _batches(unique, overhead, batch_tokens, most, read is _by_copies)
-    for batch, values in in_halves(batches, lambda batch: read(backbone, prefix, list(batch), options)):
-        for segment, value in zip(batch, values.double().cpu().numpy(), strict=True):
-            scores[distinct[segment]] = value
+    batches = _batches(unique, overhead, batch_tokens, most, read is _by_copies, ahead if together else None)
+
+    def compute(batch: Sequence[_Row]) -> torch.Tensor:
+        return read(backbone, [prefixes[n] for n, _ in batch], [segment for _, segment in batch], options)
+
+    people = np.bincount([row for one in rows for row in one], minlength=len(unique))
+    for batch, values in in_halves(batches, compute):
+        settled = [distinct[row] for row in batch]
+        scores[settled] = values.double().cpu().numpy()
         if advance is not None:
-            settled = {distinct[segment] for segment in batch}
-            advance(sum(row in settled for row in rows))
-    return scores[rows]
+            advance(int(people[settled].sum()))
+    return [scores[one] for one in rows]
 
 
 def normalise(log_likelihoods: np.ndarray) -> np.ndarray:
@@ -160,61 +224,6 @@ def anchored_probabilities(carry: np.ndarray, tuned: np.ndarray, base: np.ndarra
     return p / p.sum(axis=1, keepdims=True)
 
 
-def choice_distribution(
-    model: Any,
-    processor: Any,
-    topic: str,
-    states: Sequence[Any],
-    options: Sequence[str],
-    *,
-    signal: str | None = None,
-    dimension: str = "answer",
-    orders: int = 2,
-    batch_tokens: int = 8192,
-) -> np.ndarray:
-    """How a policy would choose: probabilities of `options` for each person, averaged over option orders.
-
-    Args:
-        model: an `MFLLMForSimulation`.
-        processor: its `MFLLMProcessor`.
-        topic: what people react to.
-        states: N profiles; nobody gives an empty array.
-        options: K different options; one alone has probability 1.
-        signal: what people have done so far, or None.
-        dimension: what the options are called ("stance").
-        orders: number of orders the options are listed in.
-        batch_tokens: see `option_log_likelihoods`.
-
-    Returns:
-        ``[N, K]`` probabilities in the order of `options`; NaN in a row for which the model gives no distribution.
-
-    Raises:
-        InputError: there is no option, one is blank or comes twice, or they do not fit into the prompt.
-    """
-    from mf_llm.models.prompts import AnswerFormat
-
-    check_whole("orders", orders)
-    texts = [" ".join(option.split()) for option in options]
-    if not texts or not all(texts) or len(set(texts)) < len(texts):
-        raise InputError(
-            f"`options` must be different texts, at least one, got {list(options)!r}; their shares would mean "
-            "nothing; give each option once, in words."
-        )
-    answer = AnswerFormat(kind="choice", dimension=dimension, options=tuple(texts))
-    segments = [processor.person_segment(state, answer) for state in states]
-    total = np.zeros((len(segments), len(options)))
-    if not segments:
-        return total
-    listed = option_orders(list(range(len(options))), orders)
-    for order in listed:
-        prefix = encode_prefix(model.backbone("policy"), processor.policy_prefix(topic, signal, answer, order=order))
-        scores = option_log_likelihoods(
-            model.backbone("policy"), prefix, segments, processor.option_ids(answer), batch_tokens=batch_tokens
-        )
-        total += normalise(scores)
-    return total / len(listed)
-
-
 def option_orders(first: list[int], count: int) -> list[list[int]]:
     """`count` orders that balance positions: an order and its reverse for 2, else cyclic shifts.
 
@@ -244,27 +253,56 @@ def outgrows_window(backbone: PreTrainedModel, length: int) -> bool:
 
 
 def _batches(
-    segments: list[tuple[int, ...]], overhead: int, batch_tokens: int, most: int, equal_lengths: bool
-) -> list[list[tuple[int, ...]]]:
-    """Length-sorted segments in batches of at most `batch_tokens` and `most` rows (at least one row each)."""
-    batches: list[list[tuple[int, ...]]] = []
-    for segment in segments:
+    rows: Sequence[_Row], overhead: int, batch_tokens: int, most: int, equal_lengths: bool, shared: int | None
+) -> list[list[_Row]]:
+    """Rows, sorted by prefix and then by length, in batches of at most `batch_tokens` and `most` (at least one each).
+
+    Args:
+        rows: number of the prefix and segment.
+        overhead: tokens of a row beside its segment.
+        batch_tokens, most: bounds.
+        equal_lengths: only segments of one length together.
+        shared: tokens of a further prefix in a batch; None: rows behind one prefix alone.
+    """
+    batches: list[list[_Row]] = []
+    longest = prefixes = 0
+    for row in rows:
+        number, segment = row
         batch = batches[-1] if batches else []
-        full = len(batch) == most or (len(batch) + 1) * (overhead + len(segment)) > batch_tokens
-        if not batch or full or (equal_lengths and len(batch[-1]) != len(segment)):
-            batches.append([segment])
+        other = bool(batch) and batch[-1][0] != number
+        length = max(longest, len(segment))
+        tokens = (len(batch) + 1) * (overhead + length) + (prefixes - 1 + other) * (shared or 0)
+        full = len(batch) == most or tokens > batch_tokens or (other and shared is None)
+        if not batch or full or (equal_lengths and len(batch[-1][1]) != len(segment)):
+            batches.append([row])
+            longest, prefixes = len(segment), 1
         else:
-            batch.append(segment)
+            batch.append(row)
+            longest, prefixes = length, prefixes + other
     return batches
+
+
+@contextmanager
+def _before(backbone: PreTrainedModel, prefixes: Sequence[SharedPrefix]) -> Iterator[DynamicCache]:
+    """A cache for one pass over rows behind these prefixes; rows behind the same one stand together."""
+    if len({id(prefix) for prefix in prefixes}) == 1:
+        with prefixes[0].before(backbone, len(prefixes)) as cache:
+            yield cache
+        return
+    stacked, owners, _ = stacked_prefixes(prefixes)
+    with sharing(backbone):
+        yield shared_cache(stacked, owners, kept=False)
 
 
 def _by_tree(
     backbone: PreTrainedModel,
-    prefix: SharedPrefix,
-    batch: list[tuple[int, ...]],
+    prefixes: Sequence[SharedPrefix],
+    batch: Sequence[tuple[int, ...]],
     options: Sequence[Sequence[int]],
 ) -> torch.Tensor:
-    device, p, width = backbone.device, len(prefix.ids), max(map(len, batch))
+    device, width = backbone.device, max(map(len, batch))
+    ahead = torch.tensor([len(prefix.ids) for prefix in prefixes])
+    p = int(ahead.max())
     # The last token of an option is predicted, never read.
     tails = [list(option[:-1]) for option in options]
     flat = [token for tail in tails for token in tail]
@@ -276,18 +314,19 @@ def _by_tree(
         ids[i, width - len(segment) : width] = torch.tensor(segment)
         ids[i, width:] = torch.tensor(flat, dtype=torch.long)
     column = torch.arange(width)
-    positions = (p + column[None, :] - (width - lengths)[:, None]).clamp(min=0)
+    positions = (ahead[:, None] + column[None, :] - (width - lengths)[:, None]).clamp(min=0)
     offset = torch.tensor([j for tail in tails for j in range(len(tail))], dtype=torch.long)
-    positions = torch.cat([positions, p + lengths[:, None] + offset[None, :]], dim=1)
+    positions = torch.cat([positions, (ahead + lengths)[:, None] + offset[None, :]], dim=1)
     owner = torch.tensor([k for k, tail in enumerate(tails) for _ in tail], dtype=torch.long)
     within = torch.ones(width + len(flat), width + len(flat), dtype=torch.bool).tril()
     within[width:, width:] &= owner[:, None] == owner[None, :]
     real = torch.cat([column[None, :] >= (width - lengths)[:, None], torch.ones(rows, len(flat), dtype=torch.bool)], 1)
     seen = within[None] & real[:, None, :]
     seen |= torch.eye(width + len(flat), dtype=torch.bool)[None]  # padding sees itself: a softmax over nothing is NaN
-    seen = torch.cat([torch.ones(rows, width + len(flat), p, dtype=torch.bool), seen], dim=2)
+    before = torch.arange(p)[None, :] >= (p - ahead)[:, None]  # shorter prefixes are padded in front
+    seen = torch.cat([before[:, None].expand(-1, width + len(flat), -1), seen], dim=2)
     mask = torch.zeros(seen.shape, dtype=backbone.dtype).masked_fill_(~seen, torch.finfo(backbone.dtype).min)
-    with prefix.before(backbone, rows) as cache:
+    with _before(backbone, prefixes) as cache:
         logits = backbone(
             input_ids=ids.to(device),
             attention_mask=mask[:, None].to(device),
@@ -307,14 +346,15 @@ def _by_tree(
 
 def _by_copies(
     backbone: PreTrainedModel,
-    prefix: SharedPrefix,
-    batch: list[tuple[int, ...]],
+    prefixes: Sequence[SharedPrefix],
+    batch: Sequence[tuple[int, ...]],
     options: Sequence[Sequence[int]],
 ) -> torch.Tensor:
+    prefix = prefixes[0]  # that of all rows
     device, p, rows, length = backbone.device, len(prefix.ids), len(batch), len(batch[0])
     cache = prefix.expanded(rows)
     positions = torch.arange(p, p + length, device=device)[None, :].expand(rows, -1)
-    ids = torch.tensor(batch, device=device)
+    ids = torch.tensor(list(batch), device=device)
     logits = backbone(
         input_ids=ids, position_ids=positions, **cache_argument(backbone, cache), use_cache=True, logits_to_keep=1
     ).logits

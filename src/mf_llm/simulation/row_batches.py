@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mf_llm.models.cache_argument import cache_argument
-from mf_llm.simulation.readout import SharedPrefix, outgrows_window
+from mf_llm.simulation.readout import SharedPrefix, outgrows_window, stacked_caches
 from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def first_cache(
             yield shared_cache(distinct[0].cache)
         else:
             places = {id(prefix): place for place, prefix in enumerate(distinct)}
-            yield shared_cache(_stacked(distinct), [places[id(prefix)] for prefix in prefixes])
+            yield shared_cache(stacked_caches(distinct), [places[id(prefix)] for prefix in prefixes])
 
 
 def _encoded(backbone: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
@@ -112,23 +111,9 @@ def _copied(distinct: Sequence[SharedPrefix], prefixes: Prefixes) -> DynamicCach
         return distinct[0].expanded(len(prefixes)) if distinct else None
     places = {id(prefix): place for place, prefix in enumerate(distinct)}
     rows = torch.tensor([places[id(prefix)] for prefix in prefixes])
-    stacked = _stacked(distinct)
+    stacked = stacked_caches(distinct)
     layer: Any = stacked.layers[0]
     stacked.batch_select_indices(rows.to(layer.keys.device))
-    return stacked
-
-
-def _stacked(distinct: Sequence[SharedPrefix]) -> DynamicCache:
-    """One cache row for each prefix, padded in front."""
-    # The longest one's cache says how many tokens there are; layers replace their tensors, they never write into them.
-    stacked = copy.copy(max(distinct, key=_length).cache)
-    stacked.layers = [copy.copy(layer) for layer in stacked.layers]
-    for n, layer in enumerate(stacked.layers):
-        for name in ("keys", "values"):
-            parts = [getattr(prefix.cache.layers[n], name) for prefix in distinct]
-            length = max(part.shape[-2] for part in parts)
-            padded = [torch.nn.functional.pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts]
-            setattr(layer, name, torch.cat(padded))
     return stacked
 
 

@@ -22,3 +22,4 @@ class RunOptions(TypedDict, total=False):
     population: Population | None
     n_steps: int | None
     interventions: Sequence[Intervention]
+    read_together: bool

@@ -71,6 +71,7 @@ def simulate(
     n_steps: int | None = None,
     interventions: Sequence[Intervention] = (),
     seeds: Sequence[int] | None = None,
+    read_together: bool = False,
 ) -> Rollout | list[Rollout]:
     """Simulates how the people of an event react, after a warm-up on what they really did (method, section 1).
 
@@ -93,6 +94,10 @@ def simulate(
         interventions: what is done to the population, in each of the events. Beside a rollout without them, a branch
             (`mf_llm.interventions.branch`) makes the same at less cost.
         seeds: one rollout of each event for each of these, an ensemble, in place of `config.seed`.
+        read_together: rollouts that make their steps together also have their people asked in one batch: twice as
+            fast or more for ensembles on a processor. Probabilities are then those of other batches, and of a
+            resumed run as well: they differ by rounding, far below what changes a draw in float32. Without it
+            each rollout is what it would be alone, to the last bit. (A server's requests run side by side anyway.)
 
     Returns:
         A `Rollout`; for several events or with `seeds` a list of them, in the order of events, then seeds.
@@ -137,7 +142,9 @@ def simulate(
                 folder = folder / "rollouts" / rollout_name(one.event_id, one_config.seed)
             common: dict[str, Any] = {"versions": versions, "data_set": data_set, "bar": bar, "folder": folder}
             runs.append(partial(EventRun, engine, one, one_config, plan, interventions=interventions, **common))
-        rollouts = run_in_lockstep(engine, runs, events_together=events_together, resume=resume)
+        rollouts = run_in_lockstep(
+            engine, runs, events_together=events_together, resume=resume, read_together=read_together
+        )
     return rollouts if several else rollouts[0]
 
 

@@ -11,6 +11,9 @@ import numpy as np
 from mf_llm.simulation.prefix_chunks import Parts
 from mf_llm.simulation.readout import SharedPrefix
 
+# Segments, options and bound of the batch.
+Asked = tuple[Sequence[Sequence[int]], Sequence[Sequence[int]], int]
+
 
 class SharedReadings:
     """Prefixes and option likelihoods that the rollouts of one simulation share.
@@ -32,7 +35,7 @@ class SharedReadings:
     def scores(
         self,
         prefix: SharedPrefix,
-        asked: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]], int],
+        asked: Asked,
         step: int,
         read: Callable[[], np.ndarray],
     ) -> np.ndarray:
@@ -48,11 +51,22 @@ class SharedReadings:
         Returns:
             ``[N, K]``, not to be written to.
         """
+        known, key = self._of_step(prefix, step), _digest(asked)
+        if key not in known:
+            known[key] = read()
+        return known[key]
+
+    def take_in(self, prefix: SharedPrefix, asked: Asked, step: int, scores: np.ndarray) -> None:
+        """Keeps `scores` as what was read where `asked` is asked behind `prefix`; see `scores`."""
+        self._of_step(prefix, step)[_digest(asked)] = scores
+
+    def _of_step(self, prefix: SharedPrefix, step: int) -> dict[bytes, np.ndarray]:
         known = self._scores.get(prefix)
         if known is None or known[0] != step:
             known = self._scores[prefix] = step, {}
-        # A digest: the segments of a large population are not to be held any longer.
-        key = hashlib.blake2b(repr(asked).encode(), digest_size=16).digest()
-        if key not in known[1]:
-            known[1][key] = read()
-        return known[1][key]
+        return known[1]
+
+
+def _digest(asked: Asked) -> bytes:
+    # The segments of a large population are not to be held any longer.
+    return hashlib.blake2b(repr(asked).encode(), digest_size=16).digest()

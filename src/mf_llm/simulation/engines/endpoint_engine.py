@@ -28,7 +28,7 @@ from mf_llm.simulation.engines.endpoint_policy import Asked, EndpointPolicy
 from mf_llm.simulation.engines.question import Question
 from mf_llm.simulation.signal_writing import SignalRequest
 from mf_llm.simulation.simulation_config import SimulationConfig
-from mf_llm.simulation.steps import Plan
+from mf_llm.simulation.steps import Plan, Step
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,9 @@ class EndpointEngine:
     def mean_field(self, event: Event, config: SimulationConfig, plan: Plan, folder: Path | None) -> EndpointMeanField:
         """See `Engine.mean_field`."""
         return EndpointMeanField(self.endpoint, event, config, plan, folder)
+
+    def read_ahead(self, asking: Sequence[tuple[EndpointPolicy, Step, str | None]]) -> None:
+        """Nothing: everybody is asked side by side in `write_texts`."""
 
     def write_texts(self, parts: Sequence[tuple[EndpointPolicy, Asked]]) -> list[None]:
         """Asks everybody; what they answered is in the `Asked`."""

@@ -86,6 +86,13 @@ class Engine(Protocol):
     def mean_field(self, event: Event, config: SimulationConfig, plan: Plan, folder: Path | None) -> MeanField:
         """The mean-field model of an event, whose rollout goes into `folder`."""
 
+    def read_ahead(self, asking: Sequence[tuple[Any, Step, str | None]]) -> Any:
+        """Asks at once what policies are about to ask, each in its step and under the signal shown.
+
+        Returns:
+            Something to hold until they have decided.
+        """
+
     def write_texts(self, parts: Sequence[tuple[Any, Any]]) -> list[Any]:
         """For each policy with its decisions, what `Policy.rows` needs of what was written."""
 

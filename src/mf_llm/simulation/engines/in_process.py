@@ -15,14 +15,16 @@ from mf_llm.models.processing_mf_llm import MFLLMProcessor
 from mf_llm.models.prompts import PROMPT_VERSION
 from mf_llm.simulation.bounds import within_context
 from mf_llm.simulation.generation import Generated
+from mf_llm.simulation.joint_reading import read_together
 from mf_llm.simulation.mean_field_step import MeanFieldStep
 from mf_llm.simulation.policy_step import Decisions, PolicyStep, write_texts
 from mf_llm.simulation.population_step import PopulationStep
 from mf_llm.simulation.provenance import versions_of
+from mf_llm.simulation.readout import SharedPrefix
 from mf_llm.simulation.shared_readings import SharedReadings
 from mf_llm.simulation.signal_writing import SignalRequest, write_signals
 from mf_llm.simulation.simulation_config import SimulationConfig
-from mf_llm.simulation.steps import Plan
+from mf_llm.simulation.steps import Plan, Step
 
 if TYPE_CHECKING:
     from mf_llm.models import MFLLMForSimulation
@@ -75,6 +77,10 @@ class InProcessEngine:
     def mean_field(self, event: Event, config: SimulationConfig, plan: Plan, folder: Path | None) -> MeanFieldStep:
         """See `Engine.mean_field`."""
         return MeanFieldStep(self.model, self.processor.with_wording(config.wording), event, config, plan)
+
+    def read_ahead(self, asking: Sequence[tuple[PolicyStep, Step, str | None]]) -> list[SharedPrefix]:
+        """See `mf_llm.simulation.joint_reading.read_together`."""
+        return read_together(asking)
 
     def write_texts(self, parts: Sequence[tuple[PolicyStep, Decisions]]) -> list[list[Generated]]:
         """One batch for all events."""
