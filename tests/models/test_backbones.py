@@ -9,7 +9,14 @@ from model_inputs import token_ids
 
 from mf_llm import InputError, MFLLMForSimulation
 from mf_llm.models import backbones, default_backbone, hub_files
-from mf_llm.models.backbones import DEFAULT_BACKBONE, find_backbone, load_backbone, load_tokenizer, preferred_dtype
+from mf_llm.models.backbones import (
+    DEFAULT_BACKBONE,
+    find_backbone,
+    load_backbone,
+    load_tokenizer,
+    preferred_dtype,
+    suited_dtype,
+)
 from mf_llm.models.tiny import save_tiny_backbone, tiny_backbone
 from mf_llm.models.wheel_backbones import GEMMA_BACKBONE, PROVENANCE_FILE, WHEEL_BACKBONES, WheelBackbone
 
@@ -104,6 +111,15 @@ def test_what_is_no_backbone(tmp_path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="cannot be loaded"):
         load_backbone(folder)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_adapters_do_not_make_a_processor_emulate_bfloat16(monkeypatch, has):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("mf_llm.models.backbones._cpu_has_bfloat16", lambda: has)
+    suited = [suited_dtype(stored) for stored in ("bfloat16", torch.bfloat16, "float32", torch.float16, None)]
+    bfloat16 = torch.bfloat16 if has else torch.float32
+    assert suited == [bfloat16, bfloat16, "float32", torch.float16, "auto"]
 
 
 def test_preferred_dtype(monkeypatch):

@@ -194,6 +194,19 @@ def preferred_dtype() -> torch.dtype:
     return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
 
 
+def suited_dtype(stored: str | torch.dtype | None) -> str | torch.dtype:
+    """The type a base is loaded in for adapters that were saved in type `stored` (None: "auto").
+
+    It is that type, but float32 in the place of a bfloat16 that the hardware would emulate, at hundreds of times the
+    time of a product.
+    """
+    import torch
+
+    if stored in (torch.bfloat16, "bfloat16"):
+        return torch.bfloat16 if preferred_dtype() == torch.bfloat16 else torch.float32
+    return stored or "auto"
+
+
 def _cpu_has_bfloat16() -> bool:
     import torch
 
@@ -219,4 +232,5 @@ __all__ = [
     "load_tokenizer",
     "preferred_dtype",
     "ready_backbone",
+    "suited_dtype",
 ]

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from mf_llm.errors import InputError
 from mf_llm.models import adapters
-from mf_llm.models.backbones import is_same_base, ready_backbone
+from mf_llm.models.backbones import is_same_base, ready_backbone, suited_dtype
 from mf_llm.models.checkpoints import (
     ADAPTER_CONFIG_FILE,
     DOWNLOAD_ARGUMENTS,
@@ -181,7 +181,9 @@ class MFLLMForSimulation(SimulatingMixin, TiedRolesMixin, PreTrainedModel):
             pretrained_model_name_or_path: a folder, the name of a packaged checkpoint (`packaged_checkpoints`), a
                 checkpoint in the Hugging Face cache or a Hub id ``owner/name``, looked up in this order.
             *model_args: as in transformers.
-            **kwargs: as in transformers; ``is_trainable=True`` loads adapters for further training.
+            **kwargs: as in transformers; ``is_trainable=True`` loads adapters for further training. Without ``dtype``
+                adapters come on a base of the type they were saved in, or in float32 where that is bfloat16 and the
+                processor would emulate it.
 
         Raises:
             InputError: there is no such checkpoint, it is not one of this class, or its files are damaged, incomplete
@@ -235,7 +237,7 @@ class MFLLMForSimulation(SimulatingMixin, TiedRolesMixin, PreTrainedModel):
             str(config.policy_base),
             config.mean_field_base,
             tie_backbones=config.tie_backbones,
-            dtype=kwargs.pop("dtype", None) or config.dtype or "auto",
+            dtype=kwargs.pop("dtype", None) or suited_dtype(config.dtype),
             policy_revision=config.policy_revision,
             mean_field_revision=config.mean_field_revision,
             **kwargs,
