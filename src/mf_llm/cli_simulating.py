@@ -98,8 +98,8 @@ def simulate(
         bool,
         typer.Option(
             "--read-together",
-            help="Rollouts side by side have their people asked in one batch, too: an ensemble takes about half the "
-            "time; probabilities differ by rounding from those made one by one.",
+            help="Rollouts side by side have their people asked in one batch, too: fewer and larger passes, for GPUs "
+            "and short steps; probabilities differ by rounding from those made one by one.",
         ),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the run folder.")] = False,

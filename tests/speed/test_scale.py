@@ -51,11 +51,8 @@ def test_a_step_that_loses_people_is_no_measure(backbone):
 
 def test_steps_of_many_people_with_written_signals(backbone):
     found = part("million", backbone)
-    assert (found["people"], found["states"], [run["option_orders"] for run in found["runs"]]) == (1000, 5, [1, 2])
-    for run in found["runs"]:
-        assert len(run["seconds_per_step"]) == 2 and run["new_tokens"] > 96
-        assert run["seconds"] >= sum(run["seconds_per_step"]) - 0.01
-    assert found["runs"][0]["prompt_tokens"] < found["runs"][1]["prompt_tokens"]
+    assert (found["people"], found["states"], len(found["seconds_per_step"])) == (1000, 5, 2)
+    assert found["new_tokens"] > 96 and found["seconds"] >= sum(found["seconds_per_step"]) - 0.01
 
 
 def test_a_table_is_read_and_merged():

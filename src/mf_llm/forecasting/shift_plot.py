@@ -28,7 +28,7 @@ def plot_shifts(rows: Sequence[Mapping[str, Any]], stem: Path) -> Path:
     members = {shift: [row for row in rows if row["shift"] == shift] for shift in shifts}
     heights = [_HEAD + _ROW * len(members[shift]) for shift in shifts]
     with context(STYLE):
-        figure = figure_class(figsize=(5.0, sum(heights)), layout="constrained")
+        figure = figure_class(figsize=(5.4, sum(heights)), layout="constrained")
         axes = figure.subplots(len(shifts), 1, height_ratios=heights, squeeze=False)
         for axis, shift in zip(axes[:, 0], shifts, strict=True):
             own = members[shift]
@@ -46,12 +46,14 @@ def plot_shifts(rows: Sequence[Mapping[str, Any]], stem: Path) -> Path:
             axis.tick_params(axis="y", length=0)
             title = f"{shift.replace('-', ' ')}: {own[0]['category']}"
             axis.set_title(title, loc="left", fontsize=8, pad=12)
-            for share, word in ((own[0]["before"], "before"), (own[0]["after"], "after")):
+            lines = sorted([(own[0]["before"], "before", GREY), (own[0]["after"], "after", "black")])
+            for (share, word, colour), side in zip(lines, ("right", "left"), strict=True):
+                # Away from each other: the two may stand close together.
                 axis.annotate(
-                    word, (share, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points",
-                    ha="center", fontsize=6.5, color=GREY if word == "before" else "black",
+                    word, (share, 1), xycoords=("data", "axes fraction"), xytext=(2 if side == "left" else -2, 2),
+                    textcoords="offset points", ha=side, fontsize=6.5, color=colour,
                 )  # fmt: skip
-        axes[-1, 0].set_xlabel("share; dots: means, bars: 80 and 95 % of what would be counted")
+        axes[-1, 0].set_xlabel("share (dots: means; bars: 80 and 95 %\nof what would be counted)")
         path = stem.with_suffix(".png")
         write_figure(path, figure, dpi=200)
     return path

@@ -1,7 +1,7 @@
 """What several rollouts are about to ask a policy, read at once: prefixes and option likelihoods of their next steps.
 
-A step of a single rollout asks few people behind each prefix, which leaves a processor waiting for the weights; those
-of an ensemble together do not. What is read here is what each rollout would have read alone, but for rounding.
+A step of a single rollout asks few people behind each prefix, in passes that are too small to fill a GPU; those of an
+ensemble together are not. What is read here is what each rollout would have read alone, but for rounding.
 """
 
 from __future__ import annotations

@@ -94,10 +94,11 @@ def simulate(
         interventions: what is done to the population, in each of the events. Beside a rollout without them, a branch
             (`mf_llm.interventions.branch`) makes the same at less cost.
         seeds: one rollout of each event for each of these, an ensemble, in place of `config.seed`.
-        read_together: rollouts that make their steps together also have their people asked in one batch: twice as
-            fast or more for ensembles on a processor. Probabilities are then those of other batches, and of a
-            resumed run as well: they differ by rounding, far below what changes a draw in float32. Without it
-            each rollout is what it would be alone, to the last bit. (A server's requests run side by side anyway.)
+        read_together: rollouts that make their steps together also have their people asked in one batch: fewer and
+            larger passes, which pays where a step alone does not fill the machine (a GPU, few people, short profiles).
+            Probabilities are then those of other batches, and of a resumed run as well: they differ by rounding, far
+            below what changes a draw in float32. Without it each rollout is what it would be alone, to the last bit.
+            (A server is asked side by side anyway.)
 
     Returns:
         A `Rollout`; for several events or with `seeds` a list of them, in the order of events, then seeds.
