@@ -168,12 +168,16 @@ def test_ensembles(made, tmp_path):
     given += ["--seeds", 5, "--dtype", "float32", "--signal", "statistics", "--action", "choice"]
     assert example("benchmark_ensemble").main(list(map(str, given))) == 0
     record = json.loads((tmp_path / "ensemble/ensemble.json").read_text())
-    assert record["shares_differ_by"] == 0 and record["seeds"] == [0, 1, 2, 3, 4]
+    assert record["shares_differ_by"] < 1e-6 and record["read_together"] and record["seeds"] == [0, 1, 2, 3, 4]
     assert 1 <= record["tokens_ratio"] <= 5 and record["ratio"] > 0
     assert record["command"] == (
         "python examples/benchmark_ensemble.py --events events.jsonl --model tiny-qwen2 --seeds 5 --dtype float32 "
         "--signal statistics --action choice"
     )
+    assert example("benchmark_ensemble").main([*map(str, given), "--read-alone"]) == 0
+    alone = json.loads((tmp_path / "ensemble/ensemble.json").read_text())
+    assert alone["shares_differ_by"] == 0 and not alone["read_together"] and "--read-alone" in alone["command"]
+    record = alone
     lines = update_readme.ensemble_table(tmp_path).splitlines()
     assert f"| {record['ratio']:.1f} | {record['tokens_ratio']:.1f} |" in lines[2]
 

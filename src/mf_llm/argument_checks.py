@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -59,9 +60,13 @@ def check_types(made: Any, names: Sequence[str] | None = None) -> None:
 @cache
 def _checked_fields(kind: type) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
     """Of a dataclass each field that can be checked: its name, what it may be, and whether it may be None."""
+    # Not the types of the fields: argument parsers put classes in the place of these texts.
+    annotations: dict[str, Any] = {}
+    for one in reversed(kind.__mro__):
+        annotations |= inspect.get_annotations(one)
     found = []
     for f in fields(kind):
-        types = str(f.type).split(" | ")
+        types = str(annotations[f.name]).split(" | ")
         kinds = tuple(one for one in types if one != "None")
         if all(one in _KINDS for one in kinds):
             found.append((f.name, kinds, "None" in types))

@@ -161,3 +161,17 @@ def test_events_with_other_options_are_read_apart():
     settings = {"signal": "statistics", "action": "choice"}
     alone, together = (rollouts_of(model, processor, events, read_together=on, **settings) for on in (False, True))
     same_but_for_rounding(alone, together)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_command_line_hands_it_on(monkeypatch, on):
+    from typer.testing import CliRunner
+
+    from mf_llm.cli import app
+    from mf_llm.commands import simulate_events
+
+    asked = []
+    monkeypatch.setattr(simulate_events, "run_simulate", asked.append)
+    words = ["simulate", "bridge-closure", "--seeds", "4"] + (["--read-together"] if on else [])
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert asked[0].read_together is on and len(asked[0].seeds) == 4

@@ -10,7 +10,7 @@ pytest.importorskip("peft")
 
 from made_trainer import config
 
-from mf_llm import IBTuneConfig, InputError
+from mf_llm import IBTuneConfig, InputError, argument_checks
 
 OWN = {field.name for field in dataclasses.fields(IBTuneConfig)} - {
     field.name for field in dataclasses.fields(TrainingArguments)
@@ -103,3 +103,11 @@ def test_options_survive_json(tmp_path):
     values = json.loads(args.to_json_string())
     again = IBTuneConfig(**{name: values[name] for name in OWN}, output_dir=str(tmp_path), use_cpu=True)
     assert {name: getattr(again, name) for name in OWN} == {name: getattr(args, name) for name in OWN}
+
+
+def test_checks_hold_where_an_argument_parser_was_there_first(tmp_path):
+    """Parsers of transformers put classes in the place of the annotations' texts."""
+    argument_checks._checked_fields.cache_clear()
+    HfArgumentParser(IBTuneConfig)
+    with pytest.raises(InputError, match="`beta` must be a finite number, got nan"):
+        IBTuneConfig(output_dir=str(tmp_path), beta=float("nan"))

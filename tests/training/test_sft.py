@@ -131,8 +131,9 @@ def test_mixed_precision_leaves_no_trace(folders, llama, tmp_path, dtype):
     trainer = trainer_of(new_model(folders["llama"], dtype), llama, tmp_path, bf16=True)
     trainer.train()
     trainer.save_model(tmp_path / "saved")
-    model, loaded = trainer.trained_model(), MFLLMForSimulation.from_pretrained(tmp_path / "saved")
-    assert str(loaded.dtype) == f"torch.{dtype}"
+    model = trainer.trained_model()
+    loaded = MFLLMForSimulation.from_pretrained(tmp_path / "saved", dtype=getattr(torch, dtype))
+    assert loaded.dtype == model.dtype == getattr(torch, dtype)
     logits = both_logits(model)
     assert logits[0].dtype == loaded.dtype
     assert all(torch.equal(a, b) for a, b in zip(both_logits(loaded), logits, strict=True))

@@ -177,8 +177,6 @@ def _expected(request: SimulateRequest, model_name: str, jobs: Sequence[_Job]) -
 
 def _with_defaults(request: SimulateRequest) -> SimulateRequest:
     """The request with a model, and with as many events side by side as keep it busy."""
-    from mf_llm.simulation.engines.endpoint_engine import ROUNDS
-
     endpoint = request.endpoint
     if endpoint is None:
         # The seeds of an event are an ensemble, which is what side by side pays most for.
@@ -189,6 +187,8 @@ def _with_defaults(request: SimulateRequest) -> SimulateRequest:
             f"`--model` must be left out with --endpoint, got {request.model!r}; models behind a server are named by "
             "--endpoint-model."
         )
+    from mf_llm.simulation.engines.endpoint_engine import ROUNDS
+
     people = request.options.get("agents_per_step") or SimulationConfig.agents_per_step
     together = request.events_together or max(1, -(-ROUNDS * endpoint.concurrency // people))
     return replace(request, model=endpoint.model, dtype="server", events_together=together)

@@ -181,9 +181,9 @@ class MFLLMForSimulation(SimulatingMixin, TiedRolesMixin, PreTrainedModel):
             pretrained_model_name_or_path: a folder, the name of a packaged checkpoint (`packaged_checkpoints`), a
                 checkpoint in the Hugging Face cache or a Hub id ``owner/name``, looked up in this order.
             *model_args: as in transformers.
-            **kwargs: as in transformers; ``is_trainable=True`` loads adapters for further training. Without ``dtype``
-                adapters come on a base of the type they were saved in, or in float32 where that is bfloat16 and the
-                processor would emulate it.
+            **kwargs: as in transformers; ``is_trainable=True`` loads adapters for further training. Where no type is
+                given, adapters come on a base of the type they were saved in, or in float32 where that is bfloat16
+                and the processor would emulate it.
 
         Raises:
             InputError: there is no such checkpoint, it is not one of this class, or its files are damaged, incomplete
