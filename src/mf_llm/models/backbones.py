@@ -197,8 +197,7 @@ def preferred_dtype() -> torch.dtype:
 def suited_dtype(stored: str | torch.dtype | None) -> str | torch.dtype:
     """The type a base is loaded in for adapters that were saved in type `stored` (None: "auto").
 
-    It is that type, but float32 in the place of a bfloat16 that the hardware would emulate, at hundreds of times the
-    time of a product.
+    It is that type, but float32 in the place of a bfloat16 that the hardware would emulate.
     """
     import torch
 

@@ -7,7 +7,7 @@ ensemble together are not. What is read here is what each rollout would have rea
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from mf_llm.simulation import readout
 from mf_llm.simulation.memory_limits import in_halves
 from mf_llm.simulation.prefix_chunks import Parts, PrefixStems
 from mf_llm.simulation.readout import SharedPrefix, read_options, sliding_window, stacked_prefixes
+from mf_llm.simulation.row_batches import row_batches
 from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
 
 if TYPE_CHECKING:
@@ -113,48 +114,30 @@ def encode_behind(
         pieces: what is encoded already, or None, and the tokens that follow.
         batch_tokens: bound of a pass, with what is encoded already.
     """
-    if (
-        not can_share(backbone) or sliding_window(backbone) is not None
-    ):  # a window's cache forgets what rows still need
-        return [readout.encode_prefix(backbone, ids, after) for after, ids in pieces]
-    found: dict[int, SharedPrefix] = {
-        n: readout.encode_prefix(backbone, ids) for n, (after, ids) in enumerate(pieces) if after is None
-    }
-    rows = [(n, after, tuple(ids)) for n, (after, ids) in enumerate(pieces) if after is not None]
-    for batch, encoded in in_halves(_batches(rows, batch_tokens), lambda batch: _encode(backbone, batch)):
-        found |= {n: prefix for (n, _, _), prefix in zip(batch, encoded, strict=True)}
-    return [found[n] for n in range(len(pieces))]
+    found: dict[int, SharedPrefix] = {}
+    # A window's cache forgets what rows still need.
+    if can_share(backbone) and sliding_window(backbone) is None:
+        behind = [n for n, (after, _) in enumerate(pieces) if after is not None]
+        rows = [pieces[n] for n in behind]
+        together = row_batches(backbone, [after for after, _ in rows], [ids for _, ids in rows], 0, batch_tokens)
+        batches = [[behind[row] for row in batch] for batch in together if len(batch) > 1]
+        for batch, encoded in in_halves(batches, lambda batch: _encode(backbone, [pieces[n] for n in batch])):
+            found |= dict(zip(batch, encoded, strict=True))
+    return [
+        found[n] if n in found else readout.encode_prefix(backbone, ids, after)
+        for n, (after, ids) in enumerate(pieces)
+    ]
 
 
-_Row = tuple[int, SharedPrefix, tuple[int, ...]]
-
-
-def _batches(rows: Iterable[_Row], batch_tokens: int) -> list[list[_Row]]:
-    """Rows behind the same prefix stand together."""
-    order: dict[int, int] = {}
-    batches: list[list[_Row]] = []
-    longest = before = 0
-    owners: set[int] = set()
-    for row in sorted(rows, key=lambda row: order.setdefault(id(row[1]), len(order))):
-        length, p = max(longest, len(row[2])), max(before, len(row[1].ids))
-        now = owners | {id(row[1])}
-        if not batches or (len(batches[-1]) + 1) * length + len(now) * p > batch_tokens:
-            batches.append([row])
-            longest, before, owners = len(row[2]), len(row[1].ids), {id(row[1])}
-        else:
-            batches[-1].append(row)
-            longest, before, owners = length, p, now
-    return batches
-
-
-def _encode(backbone: PreTrainedModel, batch: Sequence[_Row]) -> list[SharedPrefix]:
-    if len(batch) == 1:
-        return [readout.encode_prefix(backbone, ids, after) for _, after, ids in batch]
-    stacked, owners, ahead = stacked_prefixes([after for _, after, _ in batch])
-    longest, p = max(len(ids) for _, _, ids in batch), int(ahead.max())
+def _encode(
+    backbone: PreTrainedModel, batch: Sequence[tuple[SharedPrefix | None, Sequence[int]]]
+) -> list[SharedPrefix]:
+    behind = [after for after, _ in batch if after is not None]  # all of them
+    stacked, owners, ahead = stacked_prefixes(behind)
+    longest, p = max(len(ids) for _, ids in batch), int(ahead.max())
     # Padding stands behind: nothing that is real can see it.
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    for row, (_, _, tokens) in zip(ids, batch, strict=True):
+    for row, (_, tokens) in zip(ids, batch, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
     causal = torch.ones(longest, longest, dtype=torch.bool).tril()
     before = torch.arange(p)[None, :] >= (p - ahead)[:, None]
@@ -172,7 +155,7 @@ def _encode(backbone: PreTrainedModel, batch: Sequence[_Row]) -> list[SharedPref
             logits_to_keep=torch.empty(0, dtype=torch.long, device=device),  # nobody reads them
         )
     found = []
-    for n, (_, after, tokens) in enumerate(batch):
+    for n, (after, (_, tokens)) in enumerate(zip(behind, batch, strict=True)):
         whole = copy.copy(after.cache)
         whole.layers = [copy.copy(layer) for layer in whole.layers]
         for layer, own in zip(whole.layers, cache.layers, strict=True):

@@ -91,10 +91,10 @@ def stacked_prefixes(prefixes: Sequence[SharedPrefix]) -> tuple[DynamicCache, li
     distinct = list({id(prefix): prefix for prefix in prefixes}.values())
     places = {id(prefix): place for place, prefix in enumerate(distinct)}
     ahead = torch.tensor([len(prefix.ids) for prefix in prefixes])
-    return stacked_caches(distinct), [places[id(prefix)] for prefix in prefixes], ahead
+    return _stacked(distinct), [places[id(prefix)] for prefix in prefixes], ahead
 
 
-def stacked_caches(distinct: Sequence[SharedPrefix]) -> DynamicCache:
+def _stacked(distinct: Sequence[SharedPrefix]) -> DynamicCache:
     """One cache row for each prefix, padded in front."""
     # The longest one's cache says how many tokens there are; layers replace their tensors, they never write into them.
     stacked = copy.copy(max(distinct, key=lambda prefix: len(prefix.ids)).cache)

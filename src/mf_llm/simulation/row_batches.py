@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mf_llm.models.cache_argument import cache_argument
-from mf_llm.simulation.readout import SharedPrefix, outgrows_window, stacked_caches
+from mf_llm.simulation.readout import SharedPrefix, outgrows_window, stacked_prefixes
 from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def first_cache(
         elif len(distinct) == 1:
             yield shared_cache(distinct[0].cache)
         else:
-            places = {id(prefix): place for place, prefix in enumerate(distinct)}
-            yield shared_cache(stacked_caches(distinct), [places[id(prefix)] for prefix in prefixes])
+            stacked, owners, _ = stacked_prefixes([prefix for prefix in prefixes if prefix is not None])
+            yield shared_cache(stacked, owners)
 
 
 def _encoded(backbone: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
@@ -109,11 +109,9 @@ def _copied(distinct: Sequence[SharedPrefix], prefixes: Prefixes) -> DynamicCach
     """A cache in which each row has a copy of its prefix."""
     if len(distinct) < 2:
         return distinct[0].expanded(len(prefixes)) if distinct else None
-    places = {id(prefix): place for place, prefix in enumerate(distinct)}
-    rows = torch.tensor([places[id(prefix)] for prefix in prefixes])
-    stacked = stacked_caches(distinct)
+    stacked, owners, _ = stacked_prefixes([prefix for prefix in prefixes if prefix is not None])
     layer: Any = stacked.layers[0]
-    stacked.batch_select_indices(rows.to(layer.keys.device))
+    stacked.batch_select_indices(torch.tensor(owners).to(layer.keys.device))
     return stacked
 
 
