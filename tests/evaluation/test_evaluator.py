@@ -70,6 +70,22 @@ def test_scores_of_people_with_states():
     assert row["nll"] == pytest.approx(-(np.log(0.5) + np.log(0.2)) / 2, abs=1e-3)
 
 
+def test_people_of_a_step_in_part_stand_for_the_others():
+    asked = {9: "b", 11: "b", 13: "b", 15: "a", 17: "c", 19: "b"}  # of the windows 8-11, 12-15, 16-19
+    whole = make_rollout(EVENT, lambda turn, label: one_hot(asked.get(turn, "a")), WINDOWS)
+    rows = tuple(row for row in whole.actions if row.source == "real" or row.turn in asked)
+    part = replace(whole, actions=rows, config=whole.config | {"max_people_per_step": 2})
+    row = evaluate_rollouts([part], [EVENT], **FAST).rows[0]
+    truth = np.array([[3, 1, 0], [0, 4, 0], [1, 1, 2]]) / 4
+    q = np.clip(np.array([[0, 1, 0], [0.5, 0.5, 0], [0, 0.5, 0.5]]), 1e-4, None)
+    q /= q.sum(axis=1, keepdims=True)
+    kl = [sum(p * np.log(p / q[t, k]) for k, p in enumerate(window) if p) for t, window in enumerate(truth)]
+    assert row["kl"] == pytest.approx(np.mean(kl)) and row["n_windows"] == 3
+    assert row["n_people"] == 12  # the windows are those of everybody
+    cut_short = evaluate_rollouts([replace(part, config=whole.config)], [EVENT], **FAST)
+    assert not cut_short.rows
+
+
 def test_seeds_are_pooled():
     always = [make_rollout(EVENT, lambda turn, label, k=k: one_hot(k), WINDOWS, seed=n) for n, k in enumerate("abc")]
     row = evaluate_rollouts(always, [EVENT], **FAST).rows[0]

@@ -1,6 +1,7 @@
 """Who acts together, where the warm-up ends and what an action is."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from small_events import STANCES, model_of, outcome, processor_of, run, small_event, with_turns
@@ -83,6 +84,20 @@ def test_at_most_max_actions():
     made = plan(small_event(14), warm_up=5, agents_per_step=4, max_actions=11)
     assert turns_of(made) == [(True, (0, 1, 2, 3)), (True, (4,)), (False, (5, 6, 7, 8)), (False, (9, 10))]
     assert turns_of(plan(small_event(14), warm_up=5, max_actions=99)) == turns_of(plan(small_event(14), warm_up=5))
+
+
+def test_people_of_a_step_by_count_are_sampled_at_equal_distances():
+    event = small_event(74)
+    made = [plan(event, warm_up=10, agents_per_step=32, max_people_per_step=8, seed=seed).steps for seed in range(9)]
+    for steps in made:
+        assert [step.turns for step in steps if step.real] == [tuple(range(10))]
+        for start, step in zip((10, 42), [step for step in steps if not step.real], strict=True):
+            assert {j - i for i, j in pairwise(step.turns)} == {4} and start <= step.turns[0] < start + 4
+    assert len({steps[1].turns for steps in made}) > 1
+    uneven = plan(event, warm_up=10, agents_per_step=32, max_people_per_step=7).steps[1].turns
+    assert len(set(uneven)) == 7 and {j - i for i, j in pairwise(uneven)} == {4, 5} and uneven[-1] < 42
+    everybody = plan(event, warm_up=10, agents_per_step=32)
+    assert turns_of(plan(event, warm_up=10, agents_per_step=32, max_people_per_step=32)) == turns_of(everybody)
 
 
 def test_at_most_max_people_per_step_by_a_keyed_sample():

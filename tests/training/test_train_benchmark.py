@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 from made_transitions import made_event
 
 from mf_llm import MFLLMForSimulation
+from mf_llm.benchmark.training_runs import TrainingRuns
 from mf_llm.commands.compare_methods import CompareRequest, run_compare
 from mf_llm.models.tiny import save_tiny_backbone
 
@@ -125,6 +127,19 @@ def test_runs_of_one_mean_field_share_its_signals(folder, tmp_path):
     assert train(tmp_path, "--only", "plain") == 0
     drawn = (tmp_path / "runs/tuned-seed1/signals-0.jsonl").read_bytes()
     assert drawn and (tmp_path / "runs/plain-seed1/signals-0.jsonl").read_bytes() == drawn
+
+
+@pytest.mark.parametrize(("most", "expected"), [(2, (1, 1)), (5, (3, 2)), (9, (6, 2)), (None, (6, 2))])
+def test_data_sets_have_equal_parts_of_what_is_drawn(folder, most, expected):
+    more = {"most": {"schedule": "policy", "signal": "none", **({"max_transitions": most} if most else {})}}
+    settings = {"one": {"action": "choice", "transitions_per_event": 3}, "two": {"action": "choice"}}
+    settings["two"] |= {"transitions_per_event": 1}
+    table = TABLE | {"data_sets": settings, "runs": more}
+    sets = {name: [made_event(f"{name}{i}", 40, split="train") for i in range(2)] for name in settings}
+    drawn = [TrainingRuns(table, sets, folder).transitions("most", seed)["data_set"] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1]
+    for names in drawn:
+        assert sorted(Counter(names).values(), reverse=True) == list(expected)
 
 
 def test_compare_trains_what_it_needs(folder, tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -153,9 +154,8 @@ class TrainingRuns:
             for one, options in settings.items()
         ]
         rows = concatenate_datasets(parts)
-        if run.get("max_transitions", len(rows)) < len(rows):
-            rows = rows.shuffle(seed=seed).select(range(run["max_transitions"]))
-        return rows
+        at_most = run.get("max_transitions", len(rows))
+        return rows if at_most >= len(rows) else _evenly(rows, at_most, seed)
 
     def settings_of(self, name: str) -> Any:
         """`TransitionSettings` of the first data set: how an action is asked for is alike in all of them."""
@@ -188,6 +188,18 @@ class TrainingRuns:
             found = self.folder_of(other, seed) / file
             if start and run.get("start") == start and found.exists() and not own.exists():
                 shutil.copyfile(found, own)
+
+
+def _evenly(rows: Dataset, count: int, seed: int) -> Dataset:
+    """So many rows, by turns of each data set as long as it has some left: results are means over data sets, too."""
+    rows = rows.shuffle(seed=seed)
+    turns: Counter[str] = Counter()
+    order = []
+    for index, data_set in enumerate(rows["data_set"]):
+        order.append((turns[data_set], index))
+        turns[data_set] += 1
+    chosen = [index for _, index in sorted(order)[:count]]
+    return rows.select(chosen).shuffle(seed=seed)
 
 
 def load_training_table(path: Path | None = None) -> dict[str, Any]:

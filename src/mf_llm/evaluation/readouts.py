@@ -30,6 +30,7 @@ class Answers:
         sampled: True for label counts.
         n_rollouts: number of rollouts.
         n_failed: rows without an answer: failed generations, and free text without a label.
+        in_part: some people of a step stand for all of it (`max_people_per_step`).
     """
 
     mass: NDArray[np.float64]
@@ -37,13 +38,14 @@ class Answers:
     sampled: bool
     n_rollouts: int
     n_failed: int
+    in_part: bool = False
 
     def covered(self, plan: WindowPlan) -> list[bool]:
-        """Which windows can be judged: all their people were simulated (of a wave: some), and somebody answered.
+        """Which windows can be judged: all their people were simulated (some, where steps were in part), one answered.
 
         A rollout that was told to stop early leaves an incomplete last window, which is dropped like that of an event.
         """
-        enough = np.any if plan.windows.waves else np.all
+        enough = np.any if plan.windows.waves or self.in_part else np.all
         return [bool(enough(self.attempted[window]) and self.known[window].any()) for window in plan.judged]
 
     @property
@@ -111,7 +113,8 @@ def read_answers(event: Event, rollouts: Sequence[Rollout], n_categories: int) -
                 mass[row.turn] += _distribution(row.probabilities, n_categories, event, row.turn)
             else:
                 n_failed += 1
-    return Answers(mass, attempted, sampled, len(rollouts), n_failed)
+    in_part = any(rollout.config.get("max_people_per_step") is not None for rollout in rollouts)
+    return Answers(mass, attempted, sampled, len(rollouts), n_failed, in_part)
 
 
 def _distribution(answer: Sequence[float], n_categories: int, event: Event, turn: int) -> NDArray[np.float64]:

@@ -48,8 +48,9 @@ class SimulationConfig:
             labels), or with waves the name of the last warm-up wave. By default all waves but the last, else the
             protocol's rule for the event's length (8, 16 or 48).
         max_actions: simulate at most this many actions of the event, warm-up included.
-        max_people_per_step: simulate at most this many people of a step, a keyed sample that keeps its survey weights
-            (everybody by default). For large waves.
+        max_people_per_step: simulate at most this many people of a step (everybody by default): of a wave a keyed
+            sample that keeps its survey weights, of other steps people at equal distances, the first one keyed. They
+            stand for the others, also where a window is judged.
         people: whose profiles act after the warm-up: "actual" (those who came, at their place), or "resampled" (drawn
             from the warm-up, in surveys from its last wave by weight): then nothing of who shows up later is used but
             how many.

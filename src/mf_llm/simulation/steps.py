@@ -161,7 +161,7 @@ def _steps(event: Event, config: SimulationConfig, waves: bool, boundary: int, e
     return tuple(
         Step(
             index=i,
-            turns=turns if turns[0] < boundary else _sample(turns, i, event, config),
+            turns=turns if turns[0] < boundary else _sample(turns, i, event, config, waves),
             real=turns[0] < boundary,
             wave=event.turns[turns[0]].wave if waves else None,
         )
@@ -169,11 +169,18 @@ def _steps(event: Event, config: SimulationConfig, waves: bool, boundary: int, e
     )
 
 
-def _sample(turns: tuple[int, ...], index: int, event: Event, config: SimulationConfig) -> tuple[int, ...]:
-    if config.max_people_per_step is None:
+def _sample(
+    turns: tuple[int, ...], index: int, event: Event, config: SimulationConfig, waves: bool
+) -> tuple[int, ...]:
+    n, size = len(turns), config.max_people_per_step
+    if size is None or n <= size:
         return turns
     key = stream_key(config.seed, event.event_id, index, "people")
-    return tuple(turns[i] for i in keyed_sample(len(turns), config.max_people_per_step, key))
+    if waves:
+        return tuple(turns[i] for i in keyed_sample(n, size, key))
+    # At equal distances: each of the windows that a step spans keeps its part.
+    first = uniform_number(key)
+    return tuple(turns[int((i + first) * n / size)] for i in range(size))
 
 
 def _resampled(steps: tuple[Step, ...], event: Event, boundary: int, seed: int) -> tuple[Step, ...]:
