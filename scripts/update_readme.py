@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_table
+from mf_llm.benchmark.markdown import methods_table, pairs_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -150,9 +150,8 @@ def packaged_table(results: Path = RESULTS) -> str:
 
 
 def two_cores_table(results: Path = RESULTS) -> str:
-    """The benchmark in a size for two cores: methods, what sets them apart, and what was asked."""
-    tables = (methods_table, pairs_table, bars_table)
-    return "\n".join(table(results / "two_cores") for table in tables)
+    """The benchmark in a size for two cores: methods, and what sets them apart."""
+    return f"{methods_table(results / 'two_cores')}\n{pairs_table(results / 'two_cores')}"
 
 
 def injection_table(results: Path = RESULTS) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from made_benchmark import TABLE, save_tuned, write_data
 
-from mf_llm.benchmark.bars import ANCHORS, BASELINES, anchored_bars, plain_bars
+from mf_llm.benchmark.bars import ANCHORS, BASELINES, SEEDS, anchored_bars, find_bars, plain_bars
 from mf_llm.benchmark.benchmark import Benchmark
 from mf_llm.benchmark.job import checkpoint_hashes
 from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_table
@@ -238,6 +238,20 @@ def test_bars_say_what_holds_what_is_missed_and_what_is_open(place):
     bars = {bar.name: bar for bar in anchored_bars(table)}
     itself = bars["G(mf-tuned+anchored over sft+anchored), poll/stance"]
     assert (itself.value.value, itself.holds, itself.missed_by) == (0.0, False, 0.0)
+
+
+def test_fewer_training_seeds_than_the_protocol_asks_for_decide_nothing(place, monkeypatch):
+    table = table_of(place)
+    n_seeds = table.n_seeds("mf-tuned+anchored")
+    assert n_seeds < SEEDS == 3 and table.n_seeds("nobody") == 0
+    undecided = find_bars(table)["anchored"]
+    assert {bar["holds"] for bar in undecided} == {bar["missed_by"] for bar in undecided} == {None}
+    monkeypatch.setattr("mf_llm.benchmark.bars.SEEDS", n_seeds)
+    decided = find_bars(table)["anchored"]
+    assert {True, False} & {bar["holds"] for bar in decided}
+    for before, after in zip(undecided, decided, strict=True):
+        assert before["value"] == after["value"] and before["name"] == after["name"]
+        assert before["note"].startswith(f"needs 3 training seeds, got {n_seeds}") == (after["holds"] is not None)
 
 
 def test_the_ratio_bar_takes_the_best_baseline(place):

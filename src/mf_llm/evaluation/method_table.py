@@ -205,6 +205,10 @@ class MethodTable:
             "high": interval.high,
         }
 
+    def n_seeds(self, method: str) -> int:
+        """Training seeds of a method on the data set where it has fewest; 0 where it has no scores at all."""
+        return min((len(seeds) for one in self.data_sets if (seeds := self._seeds(method, one))), default=0)
+
     def _seeds(self, method: str, data_set: str) -> tuple[int, ...]:
         scores = self._scores(method, data_set)
         return () if scores is None else tuple(scores.seeds)
