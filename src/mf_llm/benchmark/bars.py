@@ -44,7 +44,7 @@ class Bar:
 
 
 def find_bars(table: MethodTable) -> dict[str, list[dict[str, Any]]]:
-    """The bars whose tuned method was compared, as JSON objects; with fewer than `SEEDS` training seeds all are open."""
+    """The bars whose tuned method was compared, as JSON objects; all open with fewer than `SEEDS` training seeds."""
     kinds = {"plain": ("mf-tuned", plain_bars), "anchored": ("mf-tuned+anchored", anchored_bars)}
     return {
         kind: [_decided(bar, table.n_seeds(method)).to_dict() for bar in bars(table)]
