@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mf_llm.benchmark.markdown import methods_table, pairs_table
@@ -144,14 +145,9 @@ def scale_table(results: Path = RESULTS) -> str:
     return _table(["part", "measure", "found", "at most"], rows)
 
 
-def packaged_table(results: Path = RESULTS) -> str:
-    """The checkpoint of the package beside forecasters, and what sets it apart from them."""
-    return f"{methods_table(results / 'packaged')}\n{pairs_table(results / 'packaged')}"
-
-
-def two_cores_table(results: Path = RESULTS) -> str:
-    """The benchmark in a size for two cores: methods, and what sets them apart."""
-    return f"{methods_table(results / 'two_cores')}\n{pairs_table(results / 'two_cores')}"
+def comparison_table(name: str, results: Path = RESULTS) -> str:
+    """Methods of a comparison, and what sets them apart."""
+    return f"{methods_table(results / name)}\n{pairs_table(results / name)}"
 
 
 def injection_table(results: Path = RESULTS) -> str:
@@ -296,8 +292,8 @@ TABLES = {
     "policy_step": policy_step_table,
     "anchors": anchors_table,
     "untuned": rollouts_table,
-    "packaged": packaged_table,
-    "two_cores": two_cores_table,
+    "packaged": partial(comparison_table, "packaged"),
+    "two_cores": partial(comparison_table, "two_cores"),
     "trust": trust_table,
     "speed": speed_table,
     "scale": scale_table,

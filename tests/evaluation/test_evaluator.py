@@ -84,6 +84,11 @@ def test_people_of_a_step_in_part_stand_for_the_others():
     assert row["n_people"] == 12  # the windows are those of everybody
     cut_short = evaluate_rollouts([replace(part, config=whole.config)], [EVENT], **FAST)
     assert not cut_short.rows
+    # Told to stop within the last window: who was asked at its beginning does not stand for all of it.
+    rows = tuple(row for row in rows if row.turn < 18)
+    stopped = replace(part, actions=rows, config=part.config | {"max_actions": 18})
+    row = evaluate_rollouts([stopped], [EVENT], **FAST).rows[0]
+    assert row["n_windows"] == 2 and row["kl"] == pytest.approx(np.mean(kl[:2]))
 
 
 def test_seeds_are_pooled():

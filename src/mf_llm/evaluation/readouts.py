@@ -31,6 +31,7 @@ class Answers:
         n_rollouts: number of rollouts.
         n_failed: rows without an answer: failed generations, and free text without a label.
         in_part: some people of a step stand for all of it (`max_people_per_step`).
+        end: the first turn behind what the rollouts were told to simulate (`max_actions`); None for the event's end.
     """
 
     mass: NDArray[np.float64]
@@ -39,6 +40,7 @@ class Answers:
     n_rollouts: int
     n_failed: int
     in_part: bool = False
+    end: int | None = None
 
     def covered(self, plan: WindowPlan) -> list[bool]:
         """Which windows can be judged: all their people were simulated (some, where steps were in part), one answered.
@@ -46,7 +48,12 @@ class Answers:
         A rollout that was told to stop early leaves an incomplete last window, which is dropped like that of an event.
         """
         enough = np.any if plan.windows.waves or self.in_part else np.all
-        return [bool(enough(self.attempted[window]) and self.known[window].any()) for window in plan.judged]
+        # Those of its beginning do not stand for a window whose end was never simulated.
+        end = len(self.attempted) if plan.windows.waves or self.end is None else self.end
+        return [
+            bool(enough(self.attempted[window]) and self.known[window].any() and window[-1] < end)
+            for window in plan.judged
+        ]
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -114,7 +121,8 @@ def read_answers(event: Event, rollouts: Sequence[Rollout], n_categories: int) -
             else:
                 n_failed += 1
     in_part = any(rollout.config.get("max_people_per_step") is not None for rollout in rollouts)
-    return Answers(mass, attempted, sampled, len(rollouts), n_failed, in_part)
+    end = min((most for rollout in rollouts if (most := rollout.config.get("max_actions")) is not None), default=None)
+    return Answers(mass, attempted, sampled, len(rollouts), n_failed, in_part, end)
 
 
 def _distribution(answer: Sequence[float], n_categories: int, event: Event, turn: int) -> NDArray[np.float64]:
