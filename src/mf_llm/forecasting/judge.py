@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from mf_llm.errors import InputError
 from mf_llm.evaluation.intervals import N_BOOTSTRAP, event_draws, generator
-from mf_llm.evaluation.protocol import PROTOCOL_VERSION
+from mf_llm.evaluation.protocol import PROTOCOL_VERSION, WindowPlan
 from mf_llm.evaluation.provenance import data_hash, versions
 from mf_llm.evaluation.scoring import Replicated, respondent_draws
 from mf_llm.forecasting.event_scores import EventScores, survey_crps
@@ -20,9 +21,53 @@ from mf_llm.forecasting.pit import uniformity
 
 # Data set -> method -> scores of its events, the same events for all methods.
 Scores = Mapping[str, Mapping[str, Sequence[EventScores]]]
-Draws = NDArray[np.int64]
-# Of each event of a survey, for each judged wave, how often each respondent is drawn: `[B, n_t]`.
-Respondents = Sequence[Sequence[NDArray[np.float64]]]
+
+
+@dataclass(frozen=True)
+class _DataSet:
+    """The judged forecasts of a data set and what is resampled in it: events, or the respondents of a survey.
+
+    Args:
+        methods: method -> scores of the events, the same events for all.
+        draws: `[B, n]`, the events of each bootstrap sample; None where nothing varies, and in surveys.
+        people: of each event of a survey, for each judged wave, how often each respondent is drawn; None elsewhere.
+    """
+
+    methods: Mapping[str, Sequence[EventScores]]
+    draws: NDArray[np.int64] | None
+    people: Sequence[Sequence[NDArray[np.float64]]] | None
+
+    @classmethod
+    def of(cls, name: str, methods: Mapping[str, Sequence[EventScores]], seed: int, n_bootstrap: int) -> _DataSet:
+        plans = _same_plans(name, methods)
+        label = f"{name}/{plans[0].dimension}"
+        if plans[0].windows.waves:
+            names = [(plan, f"{label}/{plan.event.event_id}") for plan in plans]
+            people = [respondent_draws(plan, generator(seed, "respondents", one), n_bootstrap) for plan, one in names]
+            return cls(methods, None, people)
+        draws = event_draws([plan.event for plan in plans], generator(seed, "events", label), n_bootstrap)
+        # One event, or one run of blocks that are always drawn together: nothing varies.
+        return cls(methods, draws if np.ptp(np.sort(draws, axis=1), axis=0).any() else None, None)
+
+    @property
+    def plans(self) -> list[WindowPlan]:
+        return [score.plan for score in next(iter(self.methods.values()))]
+
+    def joint(self, method: str) -> bool:
+        """Whether all forecasts of a method have an energy score."""
+        return all(score.energy is not None for score in self.methods[method])
+
+    def crps(self, method: str) -> Replicated:
+        judged = self.methods[method]
+        if self.people is None:
+            return Replicated.mean([score.crps.mean() for score in judged], self.draws)
+        return Replicated.mean_of(
+            [survey_crps(score, drawn) for score, drawn in zip(judged, self.people, strict=True)]
+        )
+
+    def energy(self, method: str) -> Replicated:
+        known = [score.energy.mean() for score in self.methods[method] if score.energy is not None]
+        return Replicated.mean(known, self.draws)
 
 
 def judge_forecasts(
@@ -49,11 +94,10 @@ def judge_forecasts(
     """
     if not any(methods and all(methods.values()) for methods in scores.values()):
         raise InputError("`scores` must hold scored events, got none; score forecasts with `score_forecast` first.")
-    draws = {name: _draws(name, methods, seed, n_bootstrap) for name, methods in scores.items()}
-    people = {name: _respondents(name, methods, seed, n_bootstrap) for name, methods in scores.items()}
+    data_sets = {name: _DataSet.of(name, methods, seed, n_bootstrap) for name, methods in scores.items()}
     _check_pairs(scores, pairs)
-    records = {name: _data_set(methods, pairs, draws[name], people[name]) for name, methods in scores.items()}
-    events = [score.plan.event for methods in scores.values() for score in next(iter(methods.values()))]
+    records = {name: _record(data_set, pairs) for name, data_set in data_sets.items()}
+    events = [plan.event for data_set in data_sets.values() for plan in data_set.plans]
     summary = {
         "protocol": PROTOCOL_VERSION,
         "seed": seed,
@@ -61,7 +105,7 @@ def judge_forecasts(
         "versions": versions(("numpy", "scipy", "scoringrules")),
         "data_hash": data_hash(events),
         "data_sets": records,
-        "overall": _overall(scores, pairs, draws, people),
+        "overall": _overall(data_sets, pairs),
     }
     every = [
         (name, method, score)
@@ -76,33 +120,16 @@ def judge_forecasts(
     )
 
 
-def _draws(name: str, methods: Mapping[str, Sequence[EventScores]], seed: int, n_bootstrap: int) -> Draws | None:
+def _same_plans(name: str, methods: Mapping[str, Sequence[EventScores]]) -> list[WindowPlan]:
+    """The plans of the events, checked to be those of all methods."""
     first = next(iter(methods.values()))
-    keys = [_key(score) for score in first]
     for method, judged in methods.items():
-        if [_key(score) for score in judged] != keys:
+        if [_key(score) for score in judged] != [_key(score) for score in first]:
             raise InputError(
                 f"`scores` of {name!r} must be those of the same windows of the same events for all methods, got "
                 f"others for {method!r}; a difference would compare other people; score all on one list of plans."
             )
-    plans = [score.plan for score in first]
-    if plans[0].windows.waves:
-        return None
-    label = f"{name}/{plans[0].dimension}"
-    draws = event_draws([plan.event for plan in plans], generator(seed, "events", label), n_bootstrap)
-    # One event, or one run of blocks that are always drawn together: nothing varies.
-    return draws if np.ptp(np.sort(draws, axis=1), axis=0).any() else None
-
-
-def _respondents(
-    name: str, methods: Mapping[str, Sequence[EventScores]], seed: int, n_bootstrap: int
-) -> Respondents | None:
-    """Of a survey, how often each respondent of each wave of each event is drawn."""
-    plans = [score.plan for score in next(iter(methods.values()))]
-    if not plans[0].windows.waves:
-        return None
-    names = [(plan, f"{name}/{plan.dimension}/{plan.event.event_id}") for plan in plans]
-    return [respondent_draws(plan, generator(seed, "respondents", label), n_bootstrap) for plan, label in names]
+    return [score.plan for score in first]
 
 
 def _key(score: EventScores) -> tuple[Any, ...]:
@@ -116,13 +143,8 @@ def _check_pairs(scores: Scores, pairs: Sequence[tuple[str, str]]) -> None:
                 raise InputError(f"`pairs` must name methods among {', '.join(methods)}, got {name!r}.")
 
 
-def _data_set(
-    methods: Mapping[str, Sequence[EventScores]],
-    pairs: Sequence[tuple[str, str]],
-    draws: Draws | None,
-    people: Respondents | None,
-) -> dict[str, Any]:
-    plans = [score.plan for score in next(iter(methods.values()))]
+def _record(data_set: _DataSet, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    plans = data_set.plans
     return {
         "dimension": plans[0].dimension,
         "categories": list(plans[0].categories),
@@ -131,51 +153,42 @@ def _data_set(
         "n_windows": sum(plan.n_windows for plan in plans),
         "methods": {
             name: {
-                "crps": _crps(judged, draws, people).interval().to_dict(),
-                "energy": _energy(judged, draws).interval().to_dict() if _joint(judged) else None,
-                **_calibration(judged, draws),
+                "crps": data_set.crps(name).interval().to_dict(),
+                "energy": data_set.energy(name).interval().to_dict() if data_set.joint(name) else None,
+                **_calibration(judged, data_set.draws),
             }
-            for name, judged in methods.items()
+            for name, judged in data_set.methods.items()
         },
-        "differences": [_difference(a, b, [(methods, draws, people)]) for a, b in pairs],
+        "differences": [_difference(a, b, [data_set]) for a, b in pairs],
     }
 
 
-def _overall(
-    scores: Scores,
-    pairs: Sequence[tuple[str, str]],
-    draws: Mapping[str, Draws | None],
-    people: Mapping[str, Respondents | None],
-) -> dict[str, Any]:
+def _overall(data_sets: Mapping[str, _DataSet], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Everything but data sets in which nothing can be resampled; of surveys the CRPS alone."""
-    known = {name: one for name in scores if (one := draws[name]) is not None}
-    names = list(known)
-    if not names:
+    drawn = {name: one.draws for name, one in data_sets.items() if one.draws is not None}
+    if not drawn:
         return {}
-    offsets = np.cumsum([0, *(one.shape[1] for one in known.values())])
-    together = np.concatenate([one + start for one, start in zip(known.values(), offsets, strict=False)], axis=1)
-    methods = [m for m in scores[names[0]] if all(m in scores[name] for name in names)]
-    pooled = {method: [score for name in names for score in scores[name][method]] for method in methods}
-    surveys = [name for name in scores if people[name] is not None]
-    parts = [(scores[name], draws[name], people[name]) for name in (*names, *surveys)]
+    offsets = np.cumsum([0, *(draws.shape[1] for draws in drawn.values())])
+    together = np.concatenate([draws + start for draws, start in zip(drawn.values(), offsets, strict=False)], axis=1)
+    known = [data_sets[name] for name in drawn]
+    methods = [method for method in known[0].methods if all(method in one.methods for one in known)]
+    pooled = {method: [score for one in known for score in one.methods[method]] for method in methods}
+    surveys = {name: one for name, one in data_sets.items() if one.people is not None}
     return {
-        "data_sets": names,
-        "surveys": surveys,
+        "data_sets": list(drawn),
+        "surveys": list(surveys),
         "n_events": int(offsets[-1]),
         "methods": {method: _calibration(judged, together) for method, judged in pooled.items()},
-        "differences": [_difference(a, b, parts) for a, b in pairs],
+        "differences": [_difference(a, b, [*known, *surveys.values()]) for a, b in pairs],
     }
 
 
-def _difference(
-    a: str, b: str, data_sets: Sequence[tuple[Mapping[str, Sequence[EventScores]], Draws | None, Respondents | None]]
-) -> dict[str, Any]:
+def _difference(a: str, b: str, data_sets: Sequence[_DataSet]) -> dict[str, Any]:
     """``a - b`` in CRPS and energy score, the unweighted mean over data sets."""
-    crps = [_crps(data[a], draws, people) - _crps(data[b], draws, people) for data, draws, people in data_sets]
-    several = len(data_sets) > 1
-    judged = [(data, draws) for data, draws, people in data_sets if not several or people is None]
-    joint = all(_joint(data[method]) for data, _ in judged for method in (a, b))
-    energy = [_energy(data[a], draws) - _energy(data[b], draws) for data, draws in judged if joint]
+    crps = [one.crps(a) - one.crps(b) for one in data_sets]
+    judged = [one for one in data_sets if len(data_sets) == 1 or one.people is None]
+    joint = all(one.joint(method) for one in judged for method in (a, b))
+    energy = [one.energy(a) - one.energy(b) for one in judged] if joint else []
     return {
         "a": a,
         "b": b,
@@ -184,22 +197,7 @@ def _difference(
     }
 
 
-def _joint(judged: Sequence[EventScores]) -> bool:
-    """Whether all forecasts have an energy score."""
-    return all(score.energy is not None for score in judged)
-
-
-def _crps(judged: Sequence[EventScores], draws: Draws | None, people: Respondents | None) -> Replicated:
-    if people is None:
-        return Replicated.mean([score.crps.mean() for score in judged], draws)
-    return Replicated.mean_of([survey_crps(score, drawn) for score, drawn in zip(judged, people, strict=True)])
-
-
-def _energy(judged: Sequence[EventScores], draws: Draws | None) -> Replicated:
-    return Replicated.mean([score.energy.mean() for score in judged if score.energy is not None], draws)
-
-
-def _calibration(judged: Sequence[EventScores], draws: Draws | None) -> dict[str, Any]:
+def _calibration(judged: Sequence[EventScores], draws: NDArray[np.int64] | None) -> dict[str, Any]:
     def mean(values: Sequence[float]) -> dict[str, float | None]:
         return Replicated.mean(values, draws).interval().to_dict()
 
