@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mf_llm.benchmark.training_runs import TrainingRuns, load_training_table
+from mf_llm.benchmark.validation_sets import validation_sets
 from mf_llm.errors import InputError
 from mf_llm.events import load_event_sets
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table = load_training_table(args.table)
         names = args.only or list(table["runs"])
         sets = {} if args.list else load_event_sets(str(args.data))
+        sets = validation_sets(sets) if args.validation else sets
         runs = TrainingRuns(table, sets, args.runs, model=args.model, dtype=args.dtype)
         jobs = [(name, seed) for seed in args.seeds for name in runs.with_needed(names) if name in names]
         for number, (name, seed) in enumerate(jobs, 1):
@@ -55,6 +57,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds")
     parser.add_argument("--model", default=DEFAULT_BACKBONE, help="backbone of both roles")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument(
+        "--validation", action="store_true", help="leave out what `mf-llm compare --validation` judges on"
+    )
     parser.add_argument("--list", action="store_true", help="say what is finished, and stop")
     return parser.parse_args(arguments)
 

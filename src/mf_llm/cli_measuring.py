@@ -59,6 +59,13 @@ def compare(
     ] = False,
     training_table: Annotated[Path | None, typer.Option(help="How (YAML).  [default: the package's]")] = None,
     simulate: Annotated[bool, typer.Option(help="Make missing rollouts, or judge what is there.")] = True,
+    validation: Annotated[
+        bool,
+        typer.Option(
+            "--validation",
+            help="Judge on validation events, and on a survey's wave before the last: to choose settings by.",
+        ),
+    ] = False,
     disjoint_stories: Annotated[
         bool, typer.Option("--disjoint-stories", help="Only test events whose story no training event tells.")
     ] = False,
@@ -97,6 +104,7 @@ def compare(
             train=train,
             training_table=training_table,
             simulate=simulate,
+            validation=validation,
             disjoint_stories=disjoint_stories,
             quick=quick,
             long_horizon=long_horizon,

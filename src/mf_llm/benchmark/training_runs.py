@@ -61,7 +61,7 @@ class TrainingRuns:
 
     def finished(self, name: str, seed: int) -> dict[str, Any] | None:
         """What a finished run says of itself; None as long as it is not finished."""
-        return _read(self.folder_of(name, seed) / FINISHED)
+        return finished_record(self.folder_of(name, seed))
 
     def with_needed(self, names: Sequence[str]) -> list[str]:
         """The runs, each behind those it starts from or takes its budget from.
@@ -200,6 +200,11 @@ def _evenly(rows: Dataset, count: int, seed: int) -> Dataset:
         turns[data_set] += 1
     chosen = [index for _, index in sorted(order)[:count]]
     return rows.select(chosen).shuffle(seed=seed)
+
+
+def finished_record(folder: Path) -> dict[str, Any] | None:
+    """What a training run that was finished in a folder says of itself; None if there is none."""
+    return _read(folder / FINISHED)
 
 
 def load_training_table(path: Path | None = None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mf_llm.benchmark.long_horizon import COLUMNS, horizon_rows, joined_blocks, 
 from mf_llm.benchmark.method_list import MethodList, load_method_list
 from mf_llm.benchmark.replay_method import ReplayMethod
 from mf_llm.benchmark.training_runs import TrainingRuns, load_training_table
+from mf_llm.benchmark.validation_sets import check_not_seen, validation_sets
 from mf_llm.commands.evaluate_run import terminal_width
 from mf_llm.errors import InputError
 from mf_llm.evaluation.comparison import Comparison
@@ -48,6 +49,7 @@ class CompareRequest:
         train: train the checkpoints that are missing first.
         training_table: a YAML file of training runs; that of the package by default.
         simulate: make the rollouts that are missing; without it what is there is judged.
+        validation: judge on validation events, and on a survey's wave before the judged one, as if they were the test.
         disjoint_stories: only test events whose story no train or validation event has; data sets without stories are
             left out.
         quick: a trial of minutes: one event of each data set, two windows of it, few methods, one training seed.
@@ -71,6 +73,7 @@ class CompareRequest:
     train: bool = False
     training_table: Path | None = None
     simulate: bool = True
+    validation: bool = False
     disjoint_stories: bool = False
     quick: bool = False
     long_horizon: bool = False
@@ -122,6 +125,8 @@ def run_compare(request: CompareRequest) -> None:
     with only_writer(request.output):
         if request.train:
             _train(benchmark, runs)
+        if request.validation:
+            check_not_seen({Path(job.checkpoint) for job in jobs if job.checkpoint}, benchmark.event_sets)
         problems = _make_rollouts(jobs, request) if jobs and request.simulate else []
         if not _is_main_process(jobs):
             return
@@ -145,6 +150,8 @@ def _event_sets(request: CompareRequest) -> dict[str, list[Event]]:
                 f"`--data-sets` must be different names out of {', '.join(sets)}, got {name!r}; nothing was compared."
             )
     sets = {name: events for name, events in sets.items() if not request.data_sets or name in request.data_sets}
+    if request.validation:
+        sets = validation_sets(sets)
     if request.disjoint_stories:
         sets = story_disjoint_sets(sets)
     if request.replay is not None and not request.long_horizon:
@@ -251,6 +258,8 @@ def _command(request: CompareRequest) -> str:
         words += ["--data-sets", ",".join(request.data_sets)]
     if request.model != DEFAULT_BACKBONE:
         words += ["--model", Path(request.model).name if Path(request.model).exists() else request.model]
+    if request.validation:
+        words.append("--validation")
     if request.disjoint_stories:
         words.append("--disjoint-stories")
     if request.quick:
