@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from made_benchmark import TABLE, save_tuned, write_data
 
-from mf_llm.benchmark.bars import ANCHORS, BASELINES, SEEDS, anchored_bars, find_bars, plain_bars
+from mf_llm.benchmark.bars import ANCHORS, BASELINES, SEEDS, anchored_bars, find_bars, plain_bars, reference_bars
 from mf_llm.benchmark.benchmark import Benchmark
 from mf_llm.benchmark.job import checkpoint_hashes
 from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_table
@@ -224,7 +224,7 @@ def test_processes_share_the_events(place, tmp_path, monkeypatch, capsys):
 
 def test_bars_say_what_holds_what_is_missed_and_what_is_open(place):
     table = table_of(place)
-    assert [(bar.holds, bar.stated) for bar in plain_bars(table)] == [(None, True), (None, True), (None, False)]
+    assert [(bar.holds, bar.stated) for bar in plain_bars(table)] == [(None, True)] * 3 + [(None, False)]
     assert "state+calibrated: not asked for" in plain_bars(table)[0].note
     bars = {bar.name: bar for bar in anchored_bars(table)}
     over_zero = bars["G(mf-tuned+anchored over anchored-zero), mean of 2 data sets"]
@@ -254,6 +254,26 @@ def test_fewer_training_seeds_than_the_protocol_asks_for_decide_nothing(place, m
         assert before["note"].startswith(f"needs 3 training seeds, got {n_seeds}") == (after["holds"] is not None)
 
 
+def test_the_reference_bars_take_skill_the_worst_data_set_and_variety(place):
+    table, tuned = table_of(place), "mf-tuned+anchored"
+    rows = {row["dataset"]: row for row in table.kl_rows() if (row["method"], row["training_seed"]) == (tuned, "mean")}
+    here = [rows[name] for name in table.data_sets]
+    for skill, holds in ((0.06, True), (0.04, False)):
+        overall = {tuned: {"S": {"value": skill, "low": None, "high": None}}}
+        pooled, loss, varied = reference_bars(table, overall)
+        assert (pooled.value.value, pooled.holds) == (skill, holds)
+        assert pooled.missed_by == (None if holds else pytest.approx(0.01))
+    worst = min(here, key=lambda row: row["gain"])
+    assert loss.value.value == -worst["gain"] and loss.value.high == -worst["gain_low"]
+    assert loss.holds == (worst["gain"] >= -0.02) and loss.note == f"in {worst['dataset']}"
+    ratio = sum(row["entropy_ratio"] for row in here) / len(here)
+    assert varied.value.value == pytest.approx(ratio) and varied.holds == (0.8 <= ratio <= 1.2)
+    # Without its runs on one data set nothing is said of the others.
+    del table.cells[tuned, table.data_sets[0]]
+    assert [bar.holds for bar in reference_bars(table, overall)] == [None] * 3
+    assert len(find_bars(table, overall)["anchored"]) == len(anchored_bars(table)) + 3
+
+
 def test_the_ratio_bar_takes_the_best_baseline(place):
     table = table_of(place)
     for name in BASELINES:
@@ -269,6 +289,12 @@ def test_the_ratio_bar_takes_the_best_baseline(place):
         assert (ratio.missed_by is None) == ratio.holds
         assert ratio.note.startswith(f"the best is {min(kl, key=kl.get)}+calibrated")
         assert ("worse than uniform shares" in ratio.note) == (min(kl.values()) > table.kl("uniform", ALL).value)
+        # The hardest: fine-tuning without a mean field is one of those to beat.
+        hardest = plain_bars(table, tuned=tuned, sft="carry")[3]
+        assert hardest.name.startswith(f"{tuned} / best language model without a mean field")
+        assert hardest.value.value == pytest.approx(
+            table.kl(tuned, ALL).value / min(*kl.values(), table.kl("carry", ALL).value)
+        )
 
 
 def test_a_baseline_worse_than_uniform_shares_is_told(place):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,6 +11,9 @@ from mf_llm.evaluation.method_table import ALL, EVENTS, MethodTable, lowest
 from mf_llm.evaluation.scoring import Replicated
 
 RATIO = 0.53  # "at least 47 % below"
+SKILL = 0.05
+LOSS = 0.02  # nats
+VARIETY = (0.8, 1.2)  # entropy of the simulated shares over that of the real ones
 BASELINES = ("state", "recent", "popular")
 ANCHORS = ("anchored-zero", "sft+anchored", "carry-regressed")
 SEEDS = 3  # training seeds that the protocol asks for
@@ -43,11 +46,19 @@ class Bar:
         return asdict(self)
 
 
-def find_bars(table: MethodTable) -> dict[str, list[dict[str, Any]]]:
-    """The bars whose tuned method was compared, as JSON objects; all open with fewer than `SEEDS` training seeds."""
-    kinds = {"plain": ("mf-tuned", plain_bars), "anchored": ("mf-tuned+anchored", anchored_bars)}
+def find_bars(table: MethodTable, overall: Mapping[str, Any] | None = None) -> dict[str, list[dict[str, Any]]]:
+    """The bars whose tuned method was compared, as JSON objects; all open with fewer than `SEEDS` training seeds.
+
+    Args:
+        table: the methods.
+        overall: of a comparison's summary: method -> its pooled skill ``S``.
+    """
+    kinds: dict[str, tuple[str, Callable[[], list[Bar]]]] = {
+        "plain": ("mf-tuned", lambda: plain_bars(table)),
+        "anchored": ("mf-tuned+anchored", lambda: [*anchored_bars(table), *reference_bars(table, overall or {})]),
+    }
     return {
-        kind: [_decided(bar, table.n_seeds(method)).to_dict() for bar in bars(table)]
+        kind: [_decided(bar, table.n_seeds(method)).to_dict() for bar in bars()]
         for kind, (method, bars) in kinds.items()
         if method in table.methods
     }
@@ -62,9 +73,14 @@ def _decided(bar: Bar, n_seeds: int) -> Bar:
 def plain_bars(table: MethodTable, tuned: str = "mf-tuned", sft: str = "sft") -> list[Bar]:
     """The tuned model against the untuned baselines and fine-tuning, over all data sets."""
     calibrated = [f"{name}+calibrated" for name in BASELINES]
-    bars = [*_against_best(table, tuned, calibrated, "calibrated", stated=True)]
+    bars = [*_against_best(table, tuned, calibrated, "best untuned baseline (calibrated)", stated=True)]
     bars.append(_below_zero(table, tuned, sft))
-    bars += _against_best(table, tuned, [*BASELINES, *calibrated], "calibrated or not", stated=False)
+    bars += _against_best(table, tuned, [*calibrated, sft], "best language model without a mean field", stated=True)[
+        :1
+    ]
+    bars += _against_best(
+        table, tuned, [*BASELINES, *calibrated], "best untuned baseline (calibrated or not)", stated=False
+    )
     return bars
 
 
@@ -88,8 +104,47 @@ def anchored_bars(table: MethodTable, tuned: str = "mf-tuned+anchored") -> list[
     return bars
 
 
+def reference_bars(table: MethodTable, overall: Mapping[str, Any], tuned: str = "mf-tuned+anchored") -> list[Bar]:
+    """The anchored tuned model over each data set's reference forecaster, and how varied its crowds are."""
+    rows = {
+        row["dataset"]: row for row in table.kl_rows() if row["method"] == tuned and row["training_seed"] == "mean"
+    }
+    here = [rows[name] for name in table.data_sets if name in rows]
+    missing = table.missing(tuned, ALL)
+    skill = overall.get(tuned, {}).get("S")
+    least = min((row for row in here if row["gain"] is not None), key=lambda row: row["gain"], default=None)
+    ratios = [row["entropy_ratio"] for row in here]
+    pooled = f"S({tuned}), pooled over {len(table.data_sets_of(EVENTS))} data sets"
+    loss = f"what {tuned} loses to the reference where it loses most"
+    varied = f"entropy ratio of {tuned}, {_words(table, ALL)}"
+    if missing or least is None:
+        wanted = (f"at least {SKILL}", f"at most {LOSS} nats", _from_to(VARIETY))
+        return [
+            _open(table, name, text, (tuned,), ALL) for name, text in zip((pooled, loss, varied), wanted, strict=True)
+        ]
+    bars = []
+    if skill is not None:
+        found = Interval(skill["value"], skill["low"], skill["high"])
+        bars.append(_judged(pooled, f"at least {SKILL}", found, SKILL - found.value))
+    bounds = [None if least[name] is None else -least[name] for name in ("gain_high", "gain_low")]
+    found = Interval(-least["gain"], *bounds)
+    bars.append(_judged(loss, f"at most {LOSS} nats", found, found.value - LOSS, note=f"in {least['dataset']}"))
+    if None not in ratios:
+        mean = sum(ratios) / len(ratios)
+        bars.append(_judged(varied, _from_to(VARIETY), Interval(mean, None, None), _outside(mean, *VARIETY)))
+    return bars
+
+
+def _from_to(bounds: tuple[float, float]) -> str:
+    return f"from {bounds[0]} to {bounds[1]}"
+
+
+def _outside(value: float, low: float, high: float) -> float:
+    return max(low - value, value - high)
+
+
 def _against_best(table: MethodTable, tuned: str, candidates: list[str], what: str, *, stated: bool) -> list[Bar]:
-    name = f"{tuned} / best untuned baseline ({what}), {_words(table, ALL)}"
+    name = f"{tuned} / {what}, {_words(table, ALL)}"
     wanted = f"at most {RATIO}"
     best = lowest(table, candidates, ALL)
     kl, best_kl = table.kl(tuned, ALL), None if best is None else table.kl(best, ALL)
@@ -135,17 +190,15 @@ def _bar(
 ) -> Bar:
     """A bar whose `distance` is positive where it is missed (strict: also where it is 0, or has no interval)."""
     found = score.interval()
-    by = distance(found)
+    return _judged(name, wanted, found, distance(found), strict=strict, stated=stated, note=note)
+
+
+def _judged(
+    name: str, wanted: str, found: Interval, by: float, *, strict: bool = False, stated: bool = True, note: str = ""
+) -> Bar:
     holds = by < 0 if strict else by <= 0
-    return Bar(
-        name=name,
-        wanted=wanted,
-        value=found,
-        holds=holds,
-        missed_by=None if holds else max(by, 0.0),
-        stated=stated,
-        note=note,
-    )
+    missed_by = None if holds else max(by, 0.0)
+    return Bar(name=name, wanted=wanted, value=found, holds=holds, missed_by=missed_by, stated=stated, note=note)
 
 
 def _open(

@@ -132,7 +132,8 @@ def run_compare(request: CompareRequest) -> None:
             return
         comparison = benchmark.compare(seed=request.seed, n_bootstrap=request.n_bootstrap)
         assert comparison.methods is not None
-        comparison.summary |= {"command": _command(request), "bars": find_bars(comparison.methods)}
+        bars = find_bars(comparison.methods, comparison.summary["overall"])
+        comparison.summary |= {"command": _command(request), "bars": bars}
         comparison.save(request.output)
         _save_annotators(benchmark, request.output)
         if request.long_horizon:
