@@ -297,6 +297,7 @@ TABLES = {
     "packaged": partial(comparison_table, "packaged"),
     "two_cores": partial(comparison_table, "two_cores", bars=True),
     "two_cores_validation": partial(comparison_table, "two_cores_validation"),
+    "two_cores_validation_written": partial(comparison_table, "two_cores_validation_written"),
     "trust": trust_table,
     "speed": speed_table,
     "scale": scale_table,
@@ -310,6 +311,7 @@ TABLES = {
 LATER = (
     "two_cores",
     "two_cores_validation",
+    "two_cores_validation_written",
     "interventions",
     "natural_experiments",
     "forecast",

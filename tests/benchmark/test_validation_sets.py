@@ -10,6 +10,7 @@ from made_events import make_event, make_survey
 from mf_llm import InputError
 from mf_llm.benchmark.validation_sets import check_not_seen, validation_set, validation_sets
 from mf_llm.commands.compare_methods import CompareRequest, run_compare
+from mf_llm.commands.write_report import run_report
 from mf_llm.evaluation.provenance import data_hash
 
 THREADS = [make_event("abcb" * 6, name, name) for name in ("train", "validation", "test")]
@@ -78,9 +79,12 @@ def test_the_command_judges_validation_events(tmp_path):
     )
     run_compare(request)
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert "--validation" in summary["command"]
+    assert "--validation" in summary["command"] and summary["splits"] == ["validation"] and summary["bars"] == {}
     rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]
     assert sorted({row.split(",")[1] for row in rows}) == ["validation-0", "validation-1"]
+    page = run_report(tmp_path / "out", events=request.events, output=tmp_path / "page.html")
+    assert "validation-1" in page.read_text(encoding="utf-8")
     run_compare(replace(request, validation=False))
+    assert json.loads((tmp_path / "out/summary.json").read_text())["splits"] == ["test"]
     rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]
     assert {row.split(",")[1] for row in rows} == {f"test-{number}" for number in range(4)}

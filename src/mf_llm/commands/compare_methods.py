@@ -132,8 +132,12 @@ def run_compare(request: CompareRequest) -> None:
             return
         comparison = benchmark.compare(seed=request.seed, n_bootstrap=request.n_bootstrap)
         assert comparison.methods is not None
-        bars = find_bars(comparison.methods, comparison.summary["overall"])
-        comparison.summary |= {"command": _command(request), "bars": bars}
+        comparison.summary["command"] = _command(request)
+        if request.validation:
+            # The bars are asked of the test.
+            comparison.summary |= {"splits": ["validation"], "bars": {}}
+        else:
+            comparison.summary["bars"] = find_bars(comparison.methods, comparison.summary["overall"])
         comparison.save(request.output)
         _save_annotators(benchmark, request.output)
         if request.long_horizon:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+from mf_llm.benchmark.benchmark import SPLIT
+from mf_llm.benchmark.validation_sets import validation_sets
 from mf_llm.errors import InputError
 from mf_llm.evaluation.judging_task import JudgingTask, judging_tasks
 from mf_llm.evaluation.protocol import WindowPlan
@@ -35,7 +37,13 @@ class RealEvents:
                 "simulated people cannot be put side by side; name the events that were compared, or none."
             )
         self._sets = {name: list(event_sets[name]) for name in names}
-        found, wanted = data_hash(event for name in names for event in event_sets[name]), files.summary["data_hash"]
+        self._splits = tuple(files.summary["splits"])
+        if self._splits == ("validation",):
+            self._sets, self._splits = validation_sets(self._sets), (SPLIT,)
+        found, wanted = (
+            data_hash(event for events in self._sets.values() for event in events),
+            files.summary["data_hash"],
+        )
         if found != wanted:
             raise InputError(
                 f"`--events` must be the events that were compared (data hash {wanted[:12]}), got others "
@@ -45,11 +53,11 @@ class RealEvents:
     @cached_property
     def tasks(self) -> dict[str, JudgingTask]:
         """Label -> its judged events."""
-        splits, limit = self._summary["splits"], self._summary.get("limit")
+        limit = self._summary.get("limit")
         found = [
             task
             for name, events in self._sets.items()
-            for _, task in judging_tasks(name, events, splits, limit=limit)
+            for _, task in judging_tasks(name, events, self._splits, limit=limit)
             if isinstance(task, JudgingTask)
         ]
         return {task.label: task for task in found}
