@@ -105,9 +105,7 @@ def anchored_bars(table: MethodTable, tuned: str = "mf-tuned+anchored") -> list[
 
 def reference_bars(table: MethodTable, overall: Mapping[str, Any], tuned: str = "mf-tuned+anchored") -> list[Bar]:
     """The anchored tuned model over each data set's reference forecaster, and how varied its crowds are."""
-    rows = {
-        row["dataset"]: row for row in table.kl_rows() if row["method"] == tuned and row["training_seed"] == "mean"
-    }
+    rows = {row["dataset"]: row for row in table.kl_rows([tuned]) if row["training_seed"] == "mean"}
     here = [rows[name] for name in table.data_sets if name in rows]
     missing = table.missing(tuned, ALL)
     skill = overall.get(tuned, {}).get("S")

@@ -150,10 +150,14 @@ class MethodTable:
         """``G(a over b)``: mean over the data sets of ``KL_b - KL_a``, in nats; above 0 where `a` is better."""
         return self.difference(b, a, scope)
 
-    def kl_rows(self) -> list[dict[str, Any]]:
-        """One row per method, data set and training seed, then the mean over seeds, then the means over data sets."""
+    def kl_rows(self, methods: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """One row per method, data set and training seed, then the mean over seeds, then the means over data sets.
+
+        Args:
+            methods: only these; all by default.
+        """
         rows = []
-        for method in self.methods:
+        for method in self.methods if methods is None else methods:
             for data_set in self.data_sets:
                 cell = self.cells.get((method, data_set))
                 if cell is None:

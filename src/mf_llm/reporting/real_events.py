@@ -40,10 +40,8 @@ class RealEvents:
         self._splits = tuple(files.summary["splits"])
         if self._splits == ("validation",):
             self._sets, self._splits = validation_sets(self._sets), (SPLIT,)
-        found, wanted = (
-            data_hash(event for events in self._sets.values() for event in events),
-            files.summary["data_hash"],
-        )
+        found = data_hash(event for events in self._sets.values() for event in events)
+        wanted = files.summary["data_hash"]
         if found != wanted:
             raise InputError(
                 f"`--events` must be the events that were compared (data hash {wanted[:12]}), got others "
