@@ -83,7 +83,8 @@ def test_the_command_judges_validation_events(tmp_path):
     rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]
     assert sorted({row.split(",")[1] for row in rows}) == ["validation-0", "validation-1"]
     page = run_report(tmp_path / "out", events=request.events, output=tmp_path / "page.html")
-    assert "validation-1" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "validation-1" in text and "(2 validation events)" in text and "they are asked of test events" in text
     run_compare(replace(request, validation=False))
     assert json.loads((tmp_path / "out/summary.json").read_text())["splits"] == ["test"]
     rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]

@@ -85,6 +85,16 @@ class ComparisonFiles:
         """The methods, in the order they were compared in; replays, which read people's real texts, are none."""
         return [name for name in self.summary["methods"] if self.kind(name) != REPLAY]
 
+    @property
+    def on_validation(self) -> bool:
+        """Whether it was judged on validation events (``compare --validation``)."""
+        return list(self.summary.get("splits", ())) == ["validation"]
+
+    @property
+    def event_words(self) -> str:
+        """What an event that was judged is called."""
+        return "validation event" if self.on_validation else "test event"
+
     @cached_property
     def replays(self) -> list[str]:
         """The annotators whose readings of people's real texts were judged: what annotation alone costs."""

@@ -14,7 +14,7 @@ def compared(files: ComparisonFiles) -> str:
     parts = []
     if streams:
         n_events = sum(record["n_events"] for record in streams)
-        parts.append(f"{counted(len(streams), 'data set')} ({counted(n_events, 'test event')})")
+        parts.append(f"{counted(len(streams), 'data set')} ({counted(n_events, files.event_words)})")
     if files.surveys:
         groups = sum(record["n_events"] for record in files.summary["surveys"])
         parts.append(f"{counted(len(files.surveys), 'survey')} ({counted(groups, 'group')} of respondents)")
@@ -28,7 +28,11 @@ def compared(files: ComparisonFiles) -> str:
         if any(files.kind(name) == kind for name in files.names)
     ]
     limit = files.summary.get("limit")
-    limited = f" At most {counted(limit, 'test event')} of each data set took part: this is a trial." if limit else ""
+    limited = (
+        f" At most {counted(limit, files.event_words)} of each data set took part: this is a trial." if limit else ""
+    )
+    if files.on_validation:
+        limited += " No test event was looked at; surveys end a wave before the one that is judged otherwise."
     # A comparison made in Python does not say how its methods were made.
     told = f" ({', '.join(kinds)})" if files.summary.get("made") else ""
     return f"{counted(len(files.names), 'method')}{told} on {' and '.join(parts) or 'no data set'}.{limited}"

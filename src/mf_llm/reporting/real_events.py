@@ -38,7 +38,7 @@ class RealEvents:
             )
         self._sets = {name: list(event_sets[name]) for name in names}
         self._splits = tuple(files.summary["splits"])
-        if self._splits == ("validation",):
+        if files.on_validation:
             self._sets, self._splits = validation_sets(self._sets), (SPLIT,)
         found = data_hash(event for events in self._sets.values() for event in events)
         wanted = files.summary["data_hash"]

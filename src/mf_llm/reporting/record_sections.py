@@ -87,7 +87,7 @@ def _provenance(files: ComparisonFiles) -> Table:
         "data hash (SHA-256)": summary.get("data_hash"),
         "hash of the method list": summary.get("method_list"),
         "judged splits": ", ".join(map(str, summary.get("splits", []))),
-        "test events per data set, at most": summary.get("limit"),
+        f"{files.event_words}s per data set, at most": summary.get("limit"),
         "bootstrap seed": summary.get("seed"),
         "bootstrap samples": summary.get("n_bootstrap"),
         "versions of the evaluation": _pairs(summary.get("versions", {})),

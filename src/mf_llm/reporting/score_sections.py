@@ -163,7 +163,12 @@ def differences_section(files: ComparisonFiles) -> Section:
         words = frozenset({1, 4})
         blocks.append(Table(caption=caption, head=head, rows=[_bar(bar) for bar in bars], words=words))
     else:
-        blocks.append(Text(text="No bars: the tuned methods they are about were not compared."))
+        why = (
+            "they are asked of test events"
+            if files.on_validation
+            else "the tuned methods they are about were not compared"
+        )
+        blocks.append(Text(text=f"No bars: {why}."))
     return Section(name="differences", title="Differences and bars", blocks=blocks)
 
 
@@ -269,13 +274,13 @@ def _domains(files: ComparisonFiles, real: RealEvents | None) -> list[Block]:
         Text(
             heading=heading,
             text=f"The best method of each kind, mean over the events of a domain. Only domains with {MIN_EVENTS} "
-            "test events or more carry a claim; the others, and events without a domain, are greyed.",
+            f"{files.event_words}s or more carry a claim; the others, and events without a domain, are greyed.",
         ),
         Figure(
             source=draw_dots(rows, [name or "" for name in leading.values()], "gain over the reference (nats)"),
             alt=f"Gain by domain. {'; '.join(told)}.",
-            caption=f"Gain of {listed(methods)} by domain (number of test events), 95 % bootstrap over events "
-            "within data sets.",
+            caption=f"Gain of {listed(methods)} by domain (number of {files.event_words}s), 95 % bootstrap over "
+            "events within data sets.",
         ),
         Table(
             caption="Gains by domain in nats; grey: too few events for a claim.",

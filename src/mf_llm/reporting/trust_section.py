@@ -92,7 +92,7 @@ def judged(parent: Rollout, files: ComparisonFiles | None) -> Trust:
     if gain is None or kl is None:
         return _unjudged(f"the comparison has no language model that was judged on {label}", [])
     record = files.records[label]
-    people = "groups of respondents" if label in files.surveys else "test events"
+    people = "groups of respondents" if label in files.surveys else f"{files.event_words}s"
     reference, n = record["reference"], f"{record['n_events']} {people}"
     sentence = (
         f"On {label}, the data set of this event, {nearest} gains {with_bounds(gain)} nats over {reference} ({n}): "
