@@ -65,6 +65,17 @@ def simulate(
     people_per_wave: Annotated[
         int | None, typer.Option(min=1, help="Simulate a sample of this many people of a step (for large waves).")
     ] = None,
+    choice_temperature: Annotated[
+        float | None,
+        typer.Option(help="Temperature of the options' probabilities (plain readout).  [default: as trained, else 1]"),
+    ] = None,
+    shown_answers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Answers that stand below the signal's shares, in their proportions.  [default: as trained, else 0]",
+        ),
+    ] = None,
     option_orders: Annotated[
         int | None,
         typer.Option(min=1, help="Orders in which the options are listed, by turns.  [default: as trained, else 2]"),
@@ -142,12 +153,14 @@ def simulate(
                 "readout": readout.value,
                 "anchored": anchored,
                 "calibrated": calibrated,
+                "choice_temperature": choice_temperature,
                 "dimension": dimension,
                 "action": action.value if action else None,
                 "steps": steps.value,
                 "agents_per_step": agents_per_step,
                 "seconds_per_step": seconds_per_step,
                 "max_people_per_step": people_per_wave,
+                "shown_answers": shown_answers,
                 "option_orders": option_orders,
                 "warm_up": int(warm_up)
                 if warm_up is not None and warm_up.isdecimal() and len(warm_up) < 19

@@ -193,6 +193,8 @@ def test_the_options_of_an_in_process_model_are_refused():
         for name in ("anchored", "calibrated"):
             with pytest.raises(InputError, match=f"`{name}` must be False with an endpoint"):
                 run(server, small_event(14), **{name: True})
+        with pytest.raises(InputError, match="`choice_temperature` must be 1 with an endpoint"):
+            run(server, small_event(14), choice_temperature=1.5)
         many = small_event(14, dimensions={"stance": tuple(f"option {n}" for n in range(27)) + STANCES})
         with pytest.raises(InputError, match='`readout` must be "sampled" for more than 26 options'):
             run(server, many, readout="exact")

@@ -41,13 +41,16 @@ def files(folder):
 
 
 @pytest.mark.parametrize(
-    ("signal", "readout", "anchored"),
-    [(signal, "exact", False) for signal in SIGNALS] + [("both", "sampled", False), ("text", "exact", True)],
+    "settings",
+    [{"signal": signal} for signal in SIGNALS]
+    + [{"signal": "both", "readout": "sampled"}, {"signal": "text", "anchored": True}]
+    + [{"signal": "both", "shown_answers": 6}],
+    ids=lambda settings: " ".join(map(str, settings.values())),
 )
-def test_a_branch_without_interventions_is_its_parent_bit_for_bit(tmp_path, signal, readout, anchored):
+def test_a_branch_without_interventions_is_its_parent_bit_for_bit(tmp_path, settings):
     """Also where its steps are made anew: what was taken over left nothing out."""
-    model = adapted_model("qwen2") if anchored else model_of("qwen2")
-    parent_of(model, tmp_path / "parent", signal=signal, readout=readout, anchored=anchored)
+    model = adapted_model("qwen2") if settings.get("anchored") else model_of("qwen2")
+    parent_of(model, tmp_path / "parent", **{"readout": "exact"} | settings)
     parent = Rollout.load(tmp_path / "parent")
     for first in (None, 3, 0):
         branch_of(model, parent, from_step=first, output=tmp_path / f"branch-{first}")

@@ -33,10 +33,13 @@ def test_the_formula_against_a_closed_form():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("action", "signal"), [("choice", "statistics"), ("label_text", "none"), ("choice", "text")])
-def test_a_calibrated_rollout_is_the_formula(family, action, signal):
+@pytest.mark.parametrize(
+    ("action", "signal", "temperature"),
+    [("choice", "statistics", 1.0), ("label_text", "none", 1.0), ("choice", "text", 1.6)],
+)
+def test_a_calibrated_rollout_is_the_formula(family, action, signal, temperature):
     model, processor, event = model_of(family), processor_of(family), small_event(12)
-    settings = {"action": action, "signal": signal, "option_orders": 3}
+    settings = {"action": action, "signal": signal, "option_orders": 3, "choice_temperature": temperature}
     rollout = run(model, processor, event, calibrated=True, **settings)
     backbone = model.backbone("policy")
     answer = AnswerFormat(kind=action, dimension="stance", options=rollout.categories)
@@ -54,7 +57,7 @@ def test_a_calibrated_rollout_is_the_formula(family, action, signal):
         scores = enumerated(backbone, prefix, [segment], options)[0]
         empty = processor.policy_prefix("N/A", None, answer, order=order, limits=LIMITS)
         free = enumerated(backbone, empty, [nobody], options)[0]
-        p = np.exp(scores - scores.max() - (free - free.max()))
+        p = np.exp((scores - scores.max() - (free - free.max())) / temperature)
         np.testing.assert_allclose(row.probabilities, p / p.sum(), rtol=0, atol=2e-5)
         assert sum(row.probabilities) == pytest.approx(1.0, abs=1e-12)
         moved = max(moved, np.abs(normalise(scores[None])[0] - p / p.sum()).max())

@@ -1,7 +1,9 @@
 """What people see of the population: statistics in words, the last actions, the most echoed ones."""
 
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from small_events import STANCES, model_of, new_model, processor_of, run, small_event, with_turns
 
@@ -9,7 +11,7 @@ from mf_llm import Event, Turn
 from mf_llm.models.prompts import NO_SIGNAL_YET
 from mf_llm.simulation import ActionRow, SimulationConfig, plan_simulation
 from mf_llm.simulation.mean_field_step import MeanFieldStep
-from mf_llm.simulation.signals import PopulationHistory, action_line, count_shares, shares_in_words
+from mf_llm.simulation.signals import PopulationHistory, action_line, count_shares, proportioned, shares_in_words
 
 
 def row(turn=0, text="", label=None, *, p=None, weight=1.0, source="simulated", state="", step=0):
@@ -60,6 +62,62 @@ def test_statistics_word_for_word():
     )
     history.observe(labels("support", "support", "deny", "query"))
     assert history.statistics().endswith("Little has changed since the step before.")
+
+
+@pytest.mark.parametrize(
+    ("shares", "count", "expected"),
+    [
+        ([1.0, 0.0, 0.0], 3, [0, 0, 0]),
+        ([0.25, 0.75, 0.0], 4, [1, 0, 1, 1]),
+        ([1 / 3, 1 / 3, 1 / 3], 4, [0, 1, 2, 0]),  # what is left over goes to the first
+        ([0.5, 0.49, 0.01], 2, [0, 1]),
+        ([0.2, 0.3, 0.5], 0, []),
+    ],
+)
+def test_proportioned(shares, count, expected):
+    found = proportioned(shares, count)
+    assert sorted(found) == sorted(expected)
+    for noise in (1e-9, -1e-9):
+        assert proportioned([share + noise * (k - 1) for k, share in enumerate(shares)], count) == found
+
+
+@pytest.mark.parametrize("count", [1, 7, 16, 200])
+def test_proportioned_answers_have_the_shares(count):
+    shares = np.random.default_rng(count).dirichlet(np.ones(5))
+    numbers = np.bincount(proportioned(shares, count), minlength=5)
+    assert numbers.sum() == count and (np.abs(numbers - shares * count) < 1).all()
+
+
+def history_with_answers(count):
+    return PopulationHistory(small_event(14), STANCES, "stance", shown_answers=count)
+
+
+def test_answers_stand_below_the_shares_in_the_words_of_an_answer():
+    history = history_with_answers(4)
+    assert history.statistics() == NO_SIGNAL_YET
+    history.observe(labels("support", "deny", "deny", "deny"))
+    shares, *answers = history.statistics().splitlines()
+    assert shares == history_of(labels("support", "deny", "deny", "deny")).statistics()
+    assert answers == ["My stance is deny.", "My stance is support.", "My stance is deny.", "My stance is deny."]
+    history.observe(labels("support", "support", "support", "support"))
+    answers = history.statistics().splitlines()[1:]
+    assert answers.count("My stance is support.") == 3 and answers.count("My stance is deny.") == 1  # 5 of 8 so far
+
+
+def test_of_waves_and_populations_the_latest_answers_are_shown():
+    by_wave, population = history_with_answers(2), history_with_answers(2)
+    for step, label in enumerate(("deny", "support")):
+        by_wave.observe([replace(row(label=label), wave=f"w{step}")])
+        counts = tuple(10 * (name == label) for name in STANCES)
+        population.observe([replace(row(), counts=counts)])
+    for history in (by_wave, population):
+        assert history.statistics().splitlines()[1:] == ["My stance is support."] * 2
+
+
+def test_what_people_see_has_the_answers_of_those_before_them():
+    rollout = run(model_of("llama"), processor_of("llama"), small_event(14), signal="statistics", shown_answers=5)
+    for step in rollout.steps[1:]:
+        assert [line.split(" is ")[0] for line in step.signal.splitlines()[1:]] == ["My stance"] * 5
 
 
 def test_shares_weigh_people_and_take_probabilities_before_labels():

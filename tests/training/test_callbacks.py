@@ -80,9 +80,11 @@ def test_gain_and_kl_are_those_of_the_evaluation_of_rollouts(base, tmp_path, anc
 
 def test_what_is_rolled_out_is_what_is_trained(base, tmp_path):
     args = trainer_of(base, tmp_path, target="action", max_texts=3, signal="text").args
-    options = rollout_options(args, replace(SETTINGS, listed_actions=7))
+    options = rollout_options(args, replace(SETTINGS, listed_actions=7, shown_answers=9))
     assert options["action"] == "auto" and options["writers"] == 3 and options["signal"] == "text"
-    assert options["listed_actions"] == 7
+    assert (options["listed_actions"], options["shown_answers"]) == (7, 9) and "choice_temperature" not in options
+    args.choice_temperature = 1.5
+    assert rollout_options(args, SETTINGS)["choice_temperature"] == 1.5
     args.target = "label"
     assert rollout_options(args, SETTINGS)["action"] == "choice"
     assert rollout_options(args, replace(SETTINGS, action="label_text"))["action"] == "label_text"

@@ -46,6 +46,8 @@ OWN = {field.name for field in dataclasses.fields(IBTuneConfig)} - {
         ({"mean_field_share": 1.1}, "`mean_field_share` must be between 0 and 1, got 1.1"),
         ({"simulated_history": -0.1}, "`simulated_history` must be between 0 and 1"),
         ({"signal_temperature": 0.0}, "`signal_temperature` must be more than 0, got 0.0; a signal that is not drawn"),
+        ({"choice_temperature": 0.0}, "`choice_temperature` must be more than 0, got 0.0"),
+        ({"choice_temperature": 2.0, "anchored": True}, "`choice_temperature` must be 1 with anchored=True, got 2.0"),
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be False"),
         (
             {"updates_per_draw": 4, "save_strategy": "steps", "save_steps": 10},

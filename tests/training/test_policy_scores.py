@@ -60,17 +60,18 @@ def expected_of(rollout, event):
 # -- against simulations ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("action", ["choice", "label_text"])
+@pytest.mark.parametrize(("action", "temperature"), [("choice", 1.0), ("label_text", 1.0), ("choice", 1.7)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_plain_readout_is_that_of_a_rollout(family, action):
+def test_the_plain_readout_is_that_of_a_rollout(family, action, temperature):
     model, processor, event = adapted_model(family), processor_of(family), small_event(14, split="train")
-    rollout, row, tree = simulated_and_transition(model, processor, event, action)
+    settings = {"choice_temperature": temperature}
+    rollout, row, tree = simulated_and_transition(model, processor, event, action, **settings)
     (values,) = node_log_probs(model, processor, [tree])
     p, likelihood, divergence = expected_of(rollout, event)
     assert len(np.unique(p.round(6), axis=0)) == 6  # six different people
-    found = torch.softmax(values[torch.from_numpy(tree.option_rows)], dim=-1)
+    found = torch.softmax(values[torch.from_numpy(tree.option_rows)] / temperature, dim=-1)
     np.testing.assert_allclose(found.numpy(), p, rtol=0, atol=1e-5)
-    scores = policy_scores(tree, row, values)
+    scores = policy_scores(tree, row, values, temperature=temperature)
     assert float(scores.label) == float(scores.log_likelihood) == pytest.approx(likelihood, rel=1e-4)
     assert float(scores.population_kl) == pytest.approx(divergence, rel=1e-4)
     assert scores.text is None and scores.perturbation is None

@@ -46,7 +46,13 @@ TABLE = {
     },
     "runs": {
         "mean-field": {"schedule": "mean_field", "signal": "text", "max_transitions": 2, "data_sets": {"one": {}}},
-        "tuned": {"start": "mean-field", "schedule": "policy", "signal": "both", "anchored": True},
+        "tuned": {
+            "start": "mean-field",
+            "schedule": "policy",
+            "signal": "both",
+            "anchored": True,
+            "transitions": {"shown_answers": 3},
+        },
         "sft": {"sft": True, "budget": "tuned"},
     },
 }
@@ -92,6 +98,7 @@ def test_each_run_is_what_the_table_says(folder):
         assert key.startswith("policy") or value.equal(weights["tuned"][key])
     simulated = {name: model.config.simulation for name, model in models.items()}
     assert simulated["tuned"]["anchored"] and simulated["tuned"]["signal"] == "both"
+    assert simulated["tuned"]["shown_answers"] == 3
     assert simulated["tuned"]["action"] == "choice" and simulated["sft"]["signal"] == "none"
 
 

@@ -93,13 +93,14 @@ def test_the_past_is_told_as_in_a_simulation(waves, listed, monkeypatch):
     event = replace(small_event(30, waves=waves), split="test")
     for row in build(
         event, split="test", agents_per_step=5, listed_actions=listed, max_history_steps=2, seed=4, warm_ups=(8, 17),
-        transitions_per_event=2, transitions_per_survey=3,
+        transitions_per_event=2, transitions_per_survey=3, shown_answers=listed,
     ):  # fmt: skip
         past = row["warm_up"]
         warm_up = event.turns[past - 1].wave if waves else past
         told, signal = told_by_simulation(
-            event, monkeypatch, warm_up=warm_up, seed=4, agents_per_step=5, listed_actions=listed
+            event, monkeypatch, warm_up=warm_up, seed=4, agents_per_step=5, listed_actions=listed, shown_answers=listed
         )
+        assert row["statistics"].count("\nMy stance is ") == listed
         assert row["history"] == told[-2:]
         assert signal.startswith(row["statistics"])
         assert max(len(step["lines"]) for step in told) == min(listed, max(waves or (5,)))
@@ -340,6 +341,7 @@ def test_a_changed_word_is_another_data_set(made_rows):
     ("settings", "named"),
     [
         ({"agents_per_step": 0}, "agents_per_step"), ({"listed_actions": 0}, "listed_actions"),
+        ({"shown_answers": -1}, "shown_answers"), ({"shown_answers": 201}, "shown_answers"),
         ({"max_history_steps": 0}, "max_history_steps"), ({"horizon": "far"}, "horizon"),
         ({"action": "shout"}, "action"), ({"transitions_per_event": 0}, "transitions_per_event"),
         ({"transitions_per_survey": True}, "transitions_per_survey"), ({"max_states": 1.5}, "max_states"),

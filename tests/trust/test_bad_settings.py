@@ -32,7 +32,8 @@ KINDS: list[tuple[type, dict[str, Any], dict[str, Any]]] = [
         SimulationConfig,
         {},
         {"signal": SIGNALS, "readout": READOUTS, "action": ACTIONS, "steps": STEPS, "people": PEOPLE, "seed": 0}
-        | {"wording": 0, "writers": 0, "warm_up": 0, "anchor_strength": 0.0, "seconds_per_step": 0.001}
+        | dict.fromkeys(("wording", "writers", "warm_up", "shown_answers"), 0)
+        | {"choice_temperature": 0.0, "anchor_strength": 0.0, "seconds_per_step": 0.001}
         | dict.fromkeys(("agents_per_step", "max_actions", "max_people_per_step", "option_orders"), 1)
         | dict.fromkeys(("listed_actions", "max_new_tokens", "signal_max_tokens", "batch_tokens"), 1)
         | dict.fromkeys(("max_prompt_tokens", "max_state_tokens", "max_action_tokens"), 1),
@@ -40,7 +41,7 @@ KINDS: list[tuple[type, dict[str, Any], dict[str, Any]]] = [
     (
         TransitionSettings,
         {},
-        {"horizon": HORIZONS, "action": ACTIONS, "seed": 0}
+        {"horizon": HORIZONS, "action": ACTIONS, "seed": 0, "shown_answers": 0}
         | dict.fromkeys(("agents_per_step", "listed_actions", "max_history_steps", "transitions_per_event"), 1)
         | dict.fromkeys(("transitions_per_survey", "max_states", "max_people"), 1),
     ),
@@ -99,7 +100,13 @@ def test_one_wrong_field(tries, kind, right, least):
 def test_one_wrong_field_of_a_training(tries, tmp_path):
     own = {"schedule": SCHEDULES, "signal": TRAINED_SIGNALS, "target": TARGETS, "mean_field_share": 0.0, "beta": 0.0}
     own |= {"lambda_population": 0.0, "lambda_perturbation": 0.0, "num_signals": 2, "signal_max_tokens": 1}
-    own |= {"signal_temperature": 0.0, "updates_per_draw": 1, "max_ratio": 1.0, "simulated_history": 0.0}
+    own |= {
+        "choice_temperature": 0.0,
+        "signal_temperature": 0.0,
+        "updates_per_draw": 1,
+        "max_ratio": 1.0,
+        "simulated_history": 0.0,
+    }
     own |= {"simulated_steps": 1, "max_texts": 1, "scoring_tokens": 1, "mean_field_learning_rate": 0.0}
     own |= {"max_prompt_tokens": 8, "learning_rate": None, "anchored": None}
     strategies = []

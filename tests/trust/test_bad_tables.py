@@ -132,7 +132,8 @@ TRAINING = {
     "data_sets": {"one": {"action": "choice", "horizon": "all"}, "two": None},
     "runs": {
         "field": {"schedule": "mean_field", "max_transitions": 8},
-        "tuned": {"start": "field", "schedule": "policy", "data_sets": {"one": {"max_states": 2}}},
+        "tuned": {"start": "field", "schedule": "policy", "transitions": {"shown_answers": 2},
+                  "data_sets": {"one": {"max_states": 2}}},
         "sft": {"sft": True, "budget": "tuned"},
     },
 }  # fmt: skip
@@ -146,7 +147,7 @@ WRONG_TRAINING = {
     "runs.field.max_transitions": NO_COUNT | st.none(),
     "runs.sft.sft": NO_TRUTH, "runs.sft.budget": NO_WORD | st.none(),
     "runs.tuned.data_sets": NO_MAPPING | st.just({"three": {}}),
-    "runs.tuned.data_sets.one": NO_SETTINGS,
+    "runs.tuned.data_sets.one": NO_SETTINGS, "runs.tuned.transitions": NO_SETTINGS,
 }  # fmt: skip
 
 

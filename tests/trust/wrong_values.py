@@ -44,7 +44,9 @@ WRONG = {
 
 def wrong_for(kind: type, name: str) -> st.SearchStrategy[Any]:
     """Values that are wrong for a field of a dataclass, as its annotation says."""
-    types = next(str(f.type) for f in fields(kind) if f.name == name).split(" | ")
+    # An annotation is a text, until `HfArgumentParser` has read the class and put a type in its place.
+    declared = next(f.type for f in fields(kind) if f.name == name)
+    types = (declared.__name__ if isinstance(declared, type) else str(declared)).split(" | ")
     known = [one for one in types if one != "None"]
     found = WRONG[known[0]] if len(known) == 1 else LISTS | MAPPINGS | TRUTHS | BYTES | FRACTIONS
     return found if "None" in types else found | NOTHING

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mf_llm.training import IBTuneTrainer, PolicySFTTrainer
 
 # What of a run is no argument of a trainer.
-_OF_THE_TABLE = ("start", "sft", "budget", "data_sets", "max_transitions")
+_OF_THE_TABLE = ("start", "sft", "budget", "transitions", "data_sets", "max_transitions")
 
 
 def ib_tune_trainer(runs: TrainingRuns, name: str, seed: int, transitions: Dataset) -> IBTuneTrainer:

@@ -166,7 +166,8 @@ class TrainingRuns:
     def _settings(self, name: str) -> dict[str, dict[str, Any]]:
         known, run = self.table["data_sets"], self.table["runs"][name]
         wanted = run.get("data_sets") or {one: {} for one in known}
-        return {one: {**known[one], **(changes or {})} for one, changes in wanted.items()}
+        own = run.get("transitions") or {}
+        return {one: {**known[one], **own, **(changes or {})} for one, changes in wanted.items()}
 
     def _needed(self, name: str, key: str, seed: int) -> dict[str, Any] | None:
         other = self.table["runs"][name].get(key)
@@ -247,10 +248,12 @@ def _check_table(table: Mapping[str, Mapping[str, Any]]) -> None:
             raise InputError(f"`budget` of run {name!r} must be the run whose tokens it gets, got none.")
         if "max_transitions" in run:
             check_whole(f"max_transitions of run {name!r}", run["max_transitions"])
-        changes = check_mapping(run.get("data_sets"), f"`data_sets` of run {name!r}")
+        of_all = check_mapping(run.get("transitions"), f"`transitions` of run {name!r}")
+        changes = check_mapping(run.get("data_sets"), f"`data_sets` of run {name!r}") or dict.fromkeys(known)
         for one, own in changes.items():
             check_known(one, known, f"data_sets of run {name!r}")
-            _check_settings(table, check_mapping(own, f"run {name!r}, {one!r}"), one, f"run {name!r}, {one!r}")
+            where = f"run {name!r}, {one!r}"
+            _check_settings(table, {**of_all, **check_mapping(own, where)}, one, where)
     for name in runs:
         _check_order(runs, name, ())
 

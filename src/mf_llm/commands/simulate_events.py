@@ -202,6 +202,8 @@ def _as_trained(request: SimulateRequest, model_name: str) -> tuple[SimulateRequ
     if given.get("calibrated") or given.get("anchored") is False:  # a plain readout was asked for
         for name in ("anchored", "option_orders"):
             trained.pop(name, None)
+    if given.get("anchored"):  # that has no temperature
+        trained.pop("choice_temperature", None)
     return replace(request, options=trained | given), trained
 
 

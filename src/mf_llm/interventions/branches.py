@@ -174,7 +174,8 @@ def past_steps(parent: Rollout, event: Event, plan: Plan, end: int) -> list[Fini
     The text that the mean-field model wrote after a step is what the next one saw, without the statistics beside it.
     """
     kind = parent.config["signal"]
-    history = PopulationHistory(event, plan.answer.options, plan.answer.dimension, plan.profiles)
+    options, shown = plan.answer.options, parent.config["shown_answers"]
+    history = PopulationHistory(event, options, plan.answer.dimension, plan.profiles, shown_answers=shown)
     members: dict[int, list[ActionRow]] = {}
     for row in parent.actions:
         members.setdefault(row.step, []).append(row)

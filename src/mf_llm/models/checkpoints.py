@@ -26,7 +26,9 @@ DOWNLOAD_ARGUMENTS = ("revision", "cache_dir", "local_files_only", "force_downlo
 # dimension, anchor) or to one run (seed) is never part of it.
 SIMULATION_OPTIONS = (
     "signal",
+    "shown_answers",
     "anchored",
+    "choice_temperature",
     "option_orders",
     "action",
     "agents_per_step",

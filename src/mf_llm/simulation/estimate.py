@@ -126,6 +126,9 @@ def _one(event: Event, plan: Plan, config: SimulationConfig) -> Estimate:
     choices = 0 if plan.answer.kind == "text" else sum(_tokens(option) + 1 for option in plan.answer.options)
     shared = _INSTRUCTION_TOKENS + choices + _tokens(event.topic)
     shared += 0 if config.signal == "none" else _SIGNAL_TOKENS
+    if config.signal in ("statistics", "both") and plan.answer.options:
+        opening = _tokens(plan.answer.opening) + 2  # full stop and line break
+        shared += config.shown_answers * (opening + choices // len(plan.answer.options))
     orders = min(config.option_orders, len(plan.answer.options)) if choices else 1
     # An anchored readout asks the policy and its base (without adapters it asks neither, which is not known here).
     passes = 2 if config.anchored else 1

@@ -64,7 +64,8 @@ class EventRun:
         self.event, self.config, self.plan, self.bar, self.folder = event, config, plan, bar, folder
         self.policy = engine.policy(event, config, plan, _carry(event, config, plan), folder)
         self.mean_field = engine.mean_field(event, config, plan, folder)
-        self.history = PopulationHistory(event, plan.answer.options, plan.answer.dimension, plan.profiles)
+        options, shown = plan.answer.options, config.shown_answers
+        self.history = PopulationHistory(event, options, plan.answer.dimension, plan.profiles, shown_answers=shown)
         self.past = tuple(past)
         self.text_signal: str | None = None
         self.signal_failure: str | None = None

@@ -244,7 +244,10 @@ class PolicyStep(PeopleStep):
             with self.model.adapters_disabled("policy"):
                 base = self._scores(step, self._base[self._counted[o]], segments)
             return anchored_probabilities(self.carry, scores, base)
-        return calibrated_probabilities(scores, content_free[o]) if content_free is not None else normalise(scores)
+        temperature = self.config.choice_temperature
+        if content_free is not None:
+            return calibrated_probabilities(scores / temperature, content_free[o] / temperature)
+        return normalise(scores / temperature)
 
     def _content_free(self, step: Step) -> list[np.ndarray]:
         """``[K]`` log-likelihoods of the options where there is nothing to go by, for each option order."""

@@ -11,7 +11,7 @@ import numpy as np
 from mf_llm.errors import InputError
 from mf_llm.events import Event
 from mf_llm.models.encoding import one_line
-from mf_llm.models.prompts import NO_SIGNAL_YET
+from mf_llm.models.prompts import NO_SIGNAL_YET, AnswerFormat
 from mf_llm.simulation.rollout import FAILED, REAL, ActionRow
 
 RECENT, POPULAR, POPULAR_POOL = 5, 5, 30
@@ -78,6 +78,7 @@ class PopulationHistory:
         categories: K category names, or ().
         dimension: what the categories are called, or None.
         profiles: turn -> the turn whose state its person has, where that is another one.
+        shown_answers: how many answers `statistics` lists below the shares (see `SimulationConfig.shown_answers`).
     """
 
     def __init__(
@@ -86,8 +87,13 @@ class PopulationHistory:
         categories: Sequence[str],
         dimension: str | None,
         profiles: Mapping[int, int] | None = None,
+        *,
+        shown_answers: int = 0,
     ) -> None:
         self.categories, self.dimension = tuple(categories), dimension
+        answer = AnswerFormat(kind="choice", dimension=dimension, options=self.categories)
+        self._answers = [f"{answer.opening}{answer.option_text(category)}." for category in self.categories]
+        self._n_answers, self._only_latest = shown_answers, False
         self._event, self._profiles = event, profiles or {}
         self._echoes: Counter[int] = Counter()
         self._last: deque[ActionRow] = deque(maxlen=POPULAR_POOL)
@@ -109,6 +115,8 @@ class PopulationHistory:
         shares = count_shares(done, self.categories)
         if shares.normalised is not None:
             self.before, self.latest = self.latest, shares
+            # Who is asked again and again is counted by the last answer, as `carry` counts.
+            self._only_latest = any(row.counts is not None or row.wave is not None for row in done)
             if any(row.counts is not None for row in done):
                 # The people of a population act in every step: what they did last counts, not each of them many times.
                 self._population = shares
@@ -117,7 +125,7 @@ class PopulationHistory:
                 self._n += shares.n_people
 
     def statistics(self) -> str:
-        """Shares so far and in the latest step, in words and numbers."""
+        """Shares so far and in the latest step, in words and numbers, and as answers below them if these are shown."""
         if self.latest is None or self.latest.normalised is None:
             return NO_SIGNAL_YET
         total, n = self._all, self._n
@@ -137,7 +145,8 @@ class PopulationHistory:
                 )
             else:
                 lines.append("Little has changed since the step before.")
-        return " ".join(lines)
+        shown = self.latest.normalised if self._only_latest else overall
+        return "\n".join([" ".join(lines), *(self._answers[k] for k in proportioned(shown, self._n_answers))])
 
     def recent(self) -> str:
         """The last 5 actions, oldest first."""
@@ -201,6 +210,29 @@ def shares_in_words(categories: Sequence[str], shares: Sequence[float]) -> str:
     """
     order = sorted(range(len(categories)), key=lambda k: -shares[k])
     return ", ".join(f"{_amount(shares[k])} ({shares[k] * 100:.0f} %) {categories[k]}" for k in order)
+
+
+def proportioned(shares: Sequence[float], count: int) -> list[int]:
+    """`count` categories, each as often as its share says (largest remainder), evenly spread among the others.
+
+    Examples:
+        >>> proportioned([0.25, 0.7, 0.05], 4)
+        [1, 0, 1, 1]
+
+    Args:
+        shares: ``[K]``, sum 1.
+        count: how many are asked for.
+
+    Returns:
+        Indices of categories.
+    """
+    exact = np.asarray(shares) * count
+    # Sums of floats differ in their last digits with the batch they were read in; what is shown must not.
+    numbers = np.floor(exact + 1e-6).astype(int)
+    behind = np.argsort(np.round(numbers - exact, 6), kind="stable")
+    numbers[behind[: count - int(numbers.sum())]] += 1
+    places = [((j + 0.5) / number, k) for k, number in enumerate(numbers.tolist()) for j in range(number)]
+    return [k for _, k in sorted(places)]
 
 
 def action_line(row: ActionRow, *, with_state: bool = False) -> str:

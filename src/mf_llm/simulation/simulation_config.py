@@ -16,6 +16,8 @@ ACTIONS = ("auto", "text", "choice", "label_text")
 STEPS = ("auto", "count", "time", "wave")
 PEOPLE = ("actual", "resampled")
 _SHORTEST_STEP = 0.001
+# More only fills the prompt: shares are then shown to half a percent.
+_MOST_ANSWERS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,9 @@ class SimulationConfig:
         signal: what people see of the population: "text" (written by the mean-field model), "statistics" (shares in
             words and numbers), "both"; or the baselines "none" (topic and profile only), "recent" (the last 5
             actions) and "popular" (the 5 most echoed or most followed of the last 30 actions).
+        shown_answers: with "statistics" and "both", so many answers stand below the shares, of each category as many
+            as its share says (so far; in surveys and populations of the latest step), in the words with which people
+            answer. A language model reads proportions out of what it has seen answered better than out of numbers.
         readout: "exact" (probabilities of all options) or "sampled" (the drawn action counts).
         anchored: perturb the carry-forward share of the warm-up by what fine-tuning changed, instead of reading the
             population from the language model alone. Without adapters this is exactly the carry-forward share.
@@ -33,6 +38,9 @@ class SimulationConfig:
             nothing of the population, "a member of the public") and the same option order, before normalising
             (content-free calibration, Zhao et al. 2021, arXiv 2102.09690): against the options that a backbone likes
             whatever the topic. Not together with `anchored`, where fine-tuning is compared with its base instead.
+        choice_temperature: divides the log-likelihoods of the options before they are normalised (temperature scaling,
+            Guo et al. 2017, arXiv 1706.04599): above 1 for a model that is too sure of the common answers. Not with
+            `anchored`, where likelihoods are compared with those of the base.
         anchor_prior: prior shares of the categories for the carry-forward share (from training events); uniform by
             default.
         anchor_strength: number of pseudo-actions `alpha` of the prior.
@@ -77,9 +85,11 @@ class SimulationConfig:
     """
 
     signal: str = "text"
+    shown_answers: int = 0
     readout: str = "exact"
     anchored: bool = False
     calibrated: bool = False
+    choice_temperature: float = 1.0
     anchor_prior: Mapping[str, float] | None = None
     anchor_strength: float = 10.0
     action: str = "auto"
@@ -114,10 +124,11 @@ class SimulationConfig:
         for name in ("max_actions", "max_people_per_step", "max_new_tokens", "signal_max_tokens"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), minimum=1)
-        check_types(self, ("anchored", "calibrated", "anchor_prior", "anchor_strength"))
+        check_types(self, ("anchored", "calibrated", "choice_temperature", "anchor_prior", "anchor_strength"))
         check_types(self, ("dimension", "seconds_per_step"))
         check_whole("seed", self.seed, minimum=0)
         check_whole("wording", self.wording, minimum=0)
+        check_shown_answers(self.shown_answers)
         if self.writers is not None:
             check_whole("writers", self.writers, minimum=0)
         if self.calibrated and (self.anchored or self.action == "text"):
@@ -126,6 +137,7 @@ class SimulationConfig:
                 f"`calibrated` must be False with {other}, got True; there is nothing to calibrate; leave one of them "
                 "out."
             )
+        check_choice_temperature(self.choice_temperature, self.anchored)
         if isinstance(self.warm_up, bool) or not isinstance(self.warm_up, int | str | None):
             raise InputError(f"`warm_up` must be a number of actions or the name of a wave, got {show(self.warm_up)}.")
         if isinstance(self.warm_up, int) and self.warm_up < 0:
@@ -158,3 +170,32 @@ class SimulationConfig:
         """The fields that are not as by default: what names a simulation, also when fields are added later."""
         default = SimulationConfig().to_dict()
         return {name: value for name, value in self.to_dict().items() if value != default[name]}
+
+
+def check_shown_answers(count: int) -> None:
+    """Refuses a number of shown answers that no prompt can hold.
+
+    Raises:
+        InputError: if it is not between 0 and 200.
+    """
+    check_whole("shown_answers", count, minimum=0)
+    if count > _MOST_ANSWERS:
+        raise InputError(
+            f"`shown_answers` must be at most {_MOST_ANSWERS}, got {show(count)}; a prompt would hold nothing else; "
+            "16 is a good start."
+        )
+
+
+def check_choice_temperature(temperature: float, anchored: bool) -> None:
+    """Refuses a temperature that nothing can be divided by, or that an anchored readout has no use for.
+
+    Raises:
+        InputError: if it is not more than 0, or not 1 for an anchored readout.
+    """
+    if not temperature > 0:
+        raise InputError(f"`choice_temperature` must be more than 0, got {temperature!r}; 1 changes nothing.")
+    if anchored and temperature != 1:
+        raise InputError(
+            f"`choice_temperature` must be 1 with anchored=True, got {temperature!r}; an anchored readout takes its "
+            "shares from the warm-up; leave one of them out."
+        )

@@ -120,7 +120,7 @@ class BatchPreparer:
         values = score_trees(model, "policy", [t.tree for t in trees], collator, batch_tokens=args.scoring_tokens)
         base = self._base_scores(model, trees) if args.anchored else [None] * len(trees)
         scores = [
-            policy_scores(tree, transition, value.sum(-1), one).log_likelihood
+            policy_scores(tree, transition, value.sum(-1), one, temperature=args.choice_temperature).log_likelihood
             for tree, (transition, _), value, one in zip(trees, pairs, values, base, strict=True)
         ]
         prepared.relevance = torch.stack(scores).view(len(told), count)
@@ -184,12 +184,13 @@ def simulation_options(args: IBTuneConfig, settings: TransitionSettings | None =
         args: what was trained.
         settings: how the transitions were made; an action they name is asked for in the same words.
     """
-    action = {"action": settings.action} if settings is not None and settings.action != "auto" else {}
-    orders = {"option_orders": ANCHORED_ORDERS} if args.anchored else {}
-    return action | {
-        "signal": args.signal,
-        "anchored": args.anchored,
-        **orders,
+    options: dict[str, Any] = {"signal": args.signal, "anchored": args.anchored}
+    if settings is not None:
+        options |= {"action": settings.action} if settings.action != "auto" else {}
+        options |= {"shown_answers": settings.shown_answers} if settings.shown_answers else {}
+    options |= {"option_orders": ANCHORED_ORDERS} if args.anchored else {}
+    options |= {"choice_temperature": args.choice_temperature} if args.choice_temperature != 1 else {}
+    return options | {
         "max_prompt_tokens": args.max_prompt_tokens,
         "signal_max_tokens": args.signal_max_tokens,
     }

@@ -222,6 +222,7 @@ def rollout_options(args: IBTuneConfig, settings: TransitionSettings) -> dict[st
         "writers": 0 if args.target == "label" else args.max_texts,
         "agents_per_step": settings.agents_per_step,
         "listed_actions": settings.listed_actions,
+        "shown_answers": settings.shown_answers,
     }
 
 

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from mf_llm.argument_checks import check_types
 from mf_llm.errors import InputError
 from mf_llm.models.configuration_mf_llm import ROLES, Role, check_role
+from mf_llm.simulation.simulation_config import check_choice_temperature
 from mf_llm.training.prompt_trees import TARGETS
 
 SCHEDULES = ("sequential", "alternate", "joint", "policy", "mean_field")
@@ -21,6 +22,7 @@ BOTTLENECK_FIELDS = (
     "mean_field_learning_rate",
     "signal",
     "anchored",
+    "choice_temperature",
     "target",
     "beta",
     "lambda_population",
@@ -48,6 +50,7 @@ class IBTuneConfig(TrainingArguments):
         signal: what people see of the population: "text", "statistics", "both" or "none". Without a text there is no
             mean field to train.
         anchored: train the anchored readout (the anchor is that of each transition, frozen at its warm-up's end).
+        choice_temperature: of the options in the plain readout, in training and afterwards; see `SimulationConfig`.
         target: what is predicted of a person: the "label", or the whole "action" (label, then text).
         beta: weight of the relevance against the rate, both in nats; relevance is per person.
         lambda_population: weight of the KL divergence of the population in the policy's loss.
@@ -76,6 +79,7 @@ class IBTuneConfig(TrainingArguments):
     mean_field_share: float = _option(0.5, "Share of the steps the mean field gets first (sequential).")
     signal: str = _option("both", "What people see of the population.", choices=TRAINED_SIGNALS)
     anchored: bool = _option(False, "Train the anchored readout.")
+    choice_temperature: float = _option(1.0, "Temperature of the options' probabilities (plain readout).")
     target: str = _option("label", "What is predicted of a person: label or action.", choices=TARGETS)
     beta: float = _option(64.0, "Weight of the relevance (nats per person) against the rate (nats).")
     lambda_population: float = _option(1.0, "Weight of the population's KL divergence in the policy's loss.")
@@ -160,6 +164,7 @@ class IBTuneConfig(TrainingArguments):
                 f"`signal_temperature` must be more than 0, got {self.signal_temperature!r}; a signal that is not "
                 "drawn has no gradient; use 1.0."
             )
+        check_choice_temperature(self.choice_temperature, self.anchored)
         if self.remove_unused_columns:
             raise InputError("`remove_unused_columns` must be False, got True; every column of a transition is used.")
         if self.updates_per_draw > 1 and self.save_strategy == "steps" and self.save_steps % self.updates_per_draw:

@@ -289,7 +289,7 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
         values = packed.log_probs(logits).sum(-1).split([len(tree.tree.score_rows) for tree in trees])
         base: Sequence[torch.Tensor | None] = inputs.base or [None] * len(trees)
         scores = [
-            policy_scores(tree, transition, value, one)
+            policy_scores(tree, transition, value, one, temperature=self.args.choice_temperature)
             for tree, transition, value, one in zip(trees, inputs.transitions, values, base, strict=True)
         ]
         weights = {name: getattr(self.args, name) for name in ("lambda_population", "lambda_perturbation")}

@@ -94,9 +94,9 @@ def mean_field_loss(
     )
 
 
-def option_log_probs(scores: torch.Tensor) -> torch.Tensor:
+def option_log_probs(scores: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """``log pi(k | .)`` over the options: log-softmax of ``[N, K]`` log-likelihoods of their whole text."""
-    return torch.log_softmax(scores, dim=-1)
+    return torch.log_softmax(scores / temperature, dim=-1)
 
 
 def anchored_log_probs(

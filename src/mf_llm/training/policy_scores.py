@@ -49,6 +49,8 @@ def policy_scores(
     transition: Mapping[str, Any],
     node_log_probs: torch.Tensor,
     base_log_probs: torch.Tensor | None = None,
+    *,
+    temperature: float = 1.0,
 ) -> PolicyScores:
     """Reads a policy tree.
 
@@ -57,6 +59,7 @@ def policy_scores(
         transition: the transition it was made of.
         node_log_probs: ``[N]`` log-probabilities of the tree's scored nodes.
         base_log_probs: ``[N]``, the same under the base, for the anchored readout; None for the plain one.
+        temperature: of the options in the plain readout.
     """
     device = node_log_probs.device
     total = node_log_probs.new_zeros(())
@@ -65,7 +68,7 @@ def policy_scores(
         rows = torch.from_numpy(tree.option_rows).to(device)
         weights = torch.from_numpy(tree.weights).float().to(device)
         if base_log_probs is None:
-            log_p = option_log_probs(node_log_probs[rows])
+            log_p = option_log_probs(node_log_probs[rows], temperature)
         else:
             carry = torch.tensor(transition["carry"], device=device, dtype=torch.float32)
             log_p = anchored_log_probs(carry, node_log_probs[rows], base_log_probs[rows])

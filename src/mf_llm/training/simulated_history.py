@@ -109,6 +109,7 @@ def _config(
         "steps": "wave" if has_waves(event) else "count",
         "agents_per_step": settings.agents_per_step,
         "listed_actions": settings.listed_actions,
+        "shown_answers": settings.shown_answers,
         # Warm-ups are counted in labelled actions, and in all of them where nobody was labelled.
         "warm_up": past[-1].wave if has_waves(event) else labelled or len(past),
         "max_actions": None,

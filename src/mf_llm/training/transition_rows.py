@@ -129,7 +129,8 @@ def told_past(
         history.append({"lines": lines, "tally": tally or ""})
     if not answer.options:
         return {"history": history, "statistics": ""}
-    population = PopulationHistory(event, answer.options, answer.dimension)
+    shown = settings.shown_answers
+    population = PopulationHistory(event, answer.options, answer.dimension, shown_answers=shown)
     for members in steps:
         population.observe(members)
     return {"history": history, "statistics": population.statistics()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mf_llm.argument_checks import check_types, check_whole
 from mf_llm.errors import InputError
 from mf_llm.events.validation import show
-from mf_llm.simulation.simulation_config import ACTIONS, SimulationConfig
+from mf_llm.simulation.simulation_config import ACTIONS, SimulationConfig, check_shown_answers
 
 HORIZONS = ("next", "all")
 DEFAULT_WARM_UPS = (8, 16, 24, 32, 48)
@@ -23,6 +23,7 @@ class TransitionSettings:
         dimension: the dimension whose labels count; the first of each data set by default.
         action: what an action is; see `SimulationConfig.action`.
         listed_actions: how many actions of a history step are told (a keyed weighted sample if there are more).
+        shown_answers: how many answers stand below the shares of the statistics; see `SimulationConfig.shown_answers`.
         max_history_steps: how many of the last steps before the target are told.
         horizon: who the target is: "next" (the next `agents_per_step` labelled people, or the next wave), or "all"
             (everybody after the warm-up, up to the protocol's 304th labelled person).
@@ -41,6 +42,7 @@ class TransitionSettings:
     dimension: str | None = None
     action: str = "auto"
     listed_actions: int = 16
+    shown_answers: int = 0
     max_history_steps: int = 3
     horizon: str = "next"
     transitions_per_event: int = 1
@@ -58,6 +60,7 @@ class TransitionSettings:
         for name in (*whole, "transitions_per_survey", "max_states", "max_people"):
             check_whole(name, getattr(self, name), minimum=1)
         check_whole("seed", self.seed, minimum=0)
+        check_shown_answers(self.shown_answers)
         check_types(self, ("dimension",))
         if self.warm_ups is None:
             return
@@ -88,6 +91,7 @@ class TransitionSettings:
             dimension=dimension,
             agents_per_step=self.agents_per_step,
             listed_actions=self.listed_actions,
+            shown_answers=self.shown_answers,
             warm_up=warm_up,
             seed=self.seed,
         )

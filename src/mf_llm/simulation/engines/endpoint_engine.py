@@ -72,6 +72,11 @@ class EndpointEngine:
                     f"`{name}` must be False with an endpoint, got True; a server gives no likelihoods under a base "
                     "or without content to compare with; leave it out, or load the model (`MFLLMForSimulation`)."
                 )
+        if config.choice_temperature != 1:
+            raise InputError(
+                f"`choice_temperature` must be 1 with an endpoint, got {config.choice_temperature!r}; a server "
+                "answers at the temperature it was asked for; leave it out, or load the model (`MFLLMForSimulation`)."
+            )
         return config
 
     def versions(self) -> dict[str, Any]:
