@@ -182,7 +182,7 @@ def check_shown_answers(count: int) -> None:
     if count > _MOST_ANSWERS:
         raise InputError(
             f"`shown_answers` must be at most {_MOST_ANSWERS}, got {show(count)}; a prompt would hold nothing else; "
-            "16 is a good start."
+            "32 is a good start."
         )
 
 
