@@ -138,4 +138,10 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a mapping of names to finite numbers",
         lambda value: isinstance(value, Mapping) and all(map(is_text, value)) and all(map(is_finite, value.values())),
     ),
+    "Mapping[str, Sequence[float]]": (
+        "a mapping of names to lists of finite numbers",
+        lambda value: (
+            isinstance(value, Mapping) and all(map(is_text, value)) and all(map(_all(is_finite), value.values()))
+        ),
+    ),
 }

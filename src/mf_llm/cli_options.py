@@ -14,6 +14,7 @@ MANY, MOST, LARGEST_SEED = 100_000, 1_000_000, 2**62
 Split = StrEnum("Split", ["train", "validation", "test"])
 Signal = StrEnum("Signal", ["text", "statistics", "both", "none", "recent", "popular"])
 Readout = StrEnum("Readout", ["exact", "sampled"])
+Anchor = StrEnum("Anchor", {"carry": "carry", "carry_regressed": "carry-regressed"})
 Action = StrEnum("Action", ["auto", "text", "choice", "label_text"])
 Steps = StrEnum("Steps", ["auto", "count", "time", "wave"])
 Annotator = StrEnum("Annotator", ["llm", "classifier", "rule", "endpoint"])

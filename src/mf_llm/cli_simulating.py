@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mf_llm import cli_options as options
-from mf_llm.cli_options import LARGEST_SEED, MANY, Action, Dtype, Events, Readout, Signal, Split, Steps
+from mf_llm.cli_options import LARGEST_SEED, MANY, Action, Anchor, Dtype, Events, Readout, Signal, Split, Steps
 
 
 def simulate(
@@ -45,6 +45,13 @@ def simulate(
         bool | None,
         typer.Option(
             "--anchored/--plain", help="Perturb the warm-up's shares, or not.  [default: as trained, else plain]"
+        ),
+    ] = None,
+    anchor: Annotated[
+        Anchor | None,
+        typer.Option(
+            help="Which shares are perturbed: the warm-up's, or what a regression fitted on training events makes of "
+            "them.  [default: carry]"
         ),
     ] = None,
     calibrated: Annotated[
@@ -152,6 +159,7 @@ def simulate(
                 "signal": signal.value if signal else None,
                 "readout": readout.value,
                 "anchored": anchored,
+                "anchor": anchor.value if anchor else None,
                 "calibrated": calibrated,
                 "choice_temperature": choice_temperature,
                 "dimension": dimension,

@@ -16,7 +16,7 @@ from mf_llm.forecasting.shifts import Shift
 from mf_llm.interventions.intervention import AddedAction, AmendedSignal, ChangedPeople, ReplacedSignal, TopicLine
 from mf_llm.interventions.plan import Candidate, Target
 from mf_llm.models.prompt_building import PromptLimits
-from mf_llm.simulation.simulation_config import ACTIONS, PEOPLE, READOUTS, SIGNALS, STEPS, SimulationConfig
+from mf_llm.simulation.simulation_config import ACTIONS, ANCHORS, PEOPLE, READOUTS, SIGNALS, STEPS, SimulationConfig
 from mf_llm.training.ib_tune_config import SCHEDULES, TRAINED_SIGNALS, IBTuneConfig
 from mf_llm.training.prompt_trees import TARGETS
 from mf_llm.training.transition_settings import HORIZONS, TransitionSettings
@@ -32,6 +32,7 @@ KINDS: list[tuple[type, dict[str, Any], dict[str, Any]]] = [
         SimulationConfig,
         {},
         {"signal": SIGNALS, "readout": READOUTS, "action": ACTIONS, "steps": STEPS, "people": PEOPLE, "seed": 0}
+        | {"anchor": ANCHORS}
         | dict.fromkeys(("wording", "writers", "warm_up", "shown_answers"), 0)
         | {"choice_temperature": 0.0, "anchor_strength": 0.0, "seconds_per_step": 0.001}
         | dict.fromkeys(("agents_per_step", "max_actions", "max_people_per_step", "option_orders"), 1)

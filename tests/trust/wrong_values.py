@@ -35,6 +35,8 @@ WRONG = {
     "str": NUMBERS | TRUTHS | LISTS | MAPPINGS | BYTES | BROKEN_TEXTS,
     "Mapping[str, float]": NUMBERS | TEXTS | TRUTHS
     | st.dictionaries(TEXTS, TEXTS | TRUTHS | NOT_FINITE | NOTHING, min_size=1, max_size=2),
+    "Mapping[str, Sequence[float]]": NUMBERS | TEXTS | TRUTHS
+    | st.dictionaries(TEXTS, TEXTS | NUMBERS | st.lists(TEXTS | NOT_FINITE, min_size=1), min_size=1, max_size=2),
     "tuple[int, ...]": NUMBERS | TEXTS | TRUTHS | st.lists(TEXTS | FRACTIONS | NOTHING, min_size=1, max_size=2),
     "tuple[str, ...]": NUMBERS | TEXTS | TRUTHS | st.lists(NUMBERS | NOTHING, min_size=1, max_size=2),
     "tuple[float, float]": NUMBERS | TEXTS | TRUTHS | st.lists(TEXTS | NOTHING, max_size=3),

@@ -101,6 +101,9 @@ def run_simulate(request: SimulateRequest) -> None:
     used = [name for name, value in trained.items() if any(getattr(job.config, name) == value for job in jobs)]
     if used:
         print(f"As {Path(model_name).name} was trained: {', '.join(f'{n} {_word(trained[n])}' for n in used)}.")
+    for job in jobs:
+        if request.options.get("anchor") not in (None, job.config.anchor):
+            print(f"{job.data_set}: the anchor is {job.config.anchor}, for want of training events.")
     print(_expected(request, model_name, jobs))
     if request.dry_run:
         return

@@ -9,6 +9,7 @@ from typing import Any
 from mf_llm.errors import InputError
 from mf_llm.evaluation.forecasters import Training
 from mf_llm.evaluation.protocol import MAX_LABELLED, choose_windows, first_dimension
+from mf_llm.evaluation.regression import regression_weights
 from mf_llm.events.event import Event
 from mf_llm.simulation.simulation_config import SimulationConfig
 
@@ -18,8 +19,9 @@ def protocol_config(events: Sequence[Event], options: Mapping[str, Any]) -> Simu
 
     Args:
         events: the events of the data set, of all splits: train and validation events choose the windows, the prior
-            of the anchor and its strength (as for the forecaster `carry`).
-        options: fields of `SimulationConfig`; what is given here is not chosen.
+            of the anchor, its strength and its weights (as for the forecasters `carry` and `carry-regressed`).
+        options: fields of `SimulationConfig`; what is given here is not chosen. The anchor "carry-regressed" gets the
+            weights of that forecaster, and is "carry" where that is so (surveys, fewer than 10 events to learn from).
 
     Raises:
         InputError: an option is no field of `SimulationConfig`, or no event has a dimension.
@@ -42,6 +44,10 @@ def protocol_config(events: Sequence[Event], options: Mapping[str, Any]) -> Simu
     if config.anchored and config.anchor_prior is None:
         categories = next(event.dimensions[dimension] for event in events if dimension in event.dimensions)
         training = Training(events, windows, dimension, categories)
-        prior = {category: float(p) for category, p in zip(categories, training.prior, strict=True)}
+        prior = dict(zip(categories, training.prior.tolist(), strict=True))
         config = replace(config, anchor_prior=prior, anchor_strength=training.alpha)
+        if config.anchor == "carry-regressed" and config.anchor_weights is None:
+            weights = regression_weights(training)
+            learned = dict(zip(categories, weights.T.tolist(), strict=True))
+            config = replace(config, anchor_weights=learned) if weights.any() else replace(config, anchor="carry")
     return config

@@ -38,14 +38,30 @@ class CarryRegressed:
 
     def __call__(self, event: Event, plan: WindowPlan, training: Training) -> Floats:
         """Forecast shares `[K]`."""
-        if training not in _fits:
-            _fits[training] = _fit(training)
-        offsets = log_carry([plan], training)
-        return softmax(offsets + log_odds(offsets) @ _fits[training])[0]
+        return regressed(log_carry([plan], training), regression_weights(training))[0]
+
+
+def regression_weights(training: Training) -> Floats:
+    """The weights `[K + 1, K]` (`B` transposed, then `b`) of a data set; all 0 where `CarryRegressed` is `carry`."""
+    if training not in _fits:
+        _fits[training] = _fit(training)
+    return _fits[training]
+
+
+def regressed(offsets: Floats, weights: Floats) -> Floats:
+    """``softmax(log c + B x + b)``.
+
+    Args:
+        offsets: log carry-forward shares `[n, K]`.
+        weights: `[K + 1, K]`, as of `regression_weights`.
+
+    Returns:
+        Shares `[n, K]`.
+    """
+    return softmax(offsets + log_odds(offsets) @ weights)
 
 
 def _fit(training: Training) -> Floats:
-    """The weights `[K + 1, K]` (`B` transposed, then `b`) of a data set."""
     folds = event_folds(training)
     if folds is None:
         return np.zeros((len(training.categories) + 1, len(training.categories)))

@@ -2,10 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from mf_llm.errors import InputError
 from mf_llm.events import Event
+from mf_llm.simulation.simulation_config import SimulationConfig
 from mf_llm.simulation.steps import Plan
+
+
+def frozen_anchor(event: Event, plan: Plan, config: SimulationConfig) -> np.ndarray:
+    """The anchor of an anchored readout: carry-forward shares, or what a regression on them forecasts.
+
+    Args:
+        event: the event; nothing after its warm-up is looked at.
+        plan: its plan; must have options.
+        config: of the simulation.
+
+    Returns:
+        ``[K]`` shares.
+
+    Raises:
+        InputError: prior or weights of the configuration are not of the event's categories.
+    """
+    options = plan.answer.options
+    prior = np.full(len(options), 1.0 / len(options))
+    if config.anchor_prior is not None:
+        if set(config.anchor_prior) != set(options):
+            raise InputError(
+                f"`anchor_prior` must give a positive share to each of {list(options)}, got "
+                f"{dict(config.anchor_prior)}; the anchor is not defined."
+            )
+        prior = np.array([config.anchor_prior[option] for option in options])
+        prior = prior / prior.sum()
+    carry = carry_forward(event, plan, prior, config.anchor_strength)
+    if config.anchor == "carry":
+        return carry
+    return _regressed(carry, options, config)
+
+
+def _regressed(carry: np.ndarray, options: Sequence[str], config: SimulationConfig) -> np.ndarray:
+    from mf_llm.evaluation.distributions import clamp
+    from mf_llm.evaluation.regression import regressed
+
+    weights = config.anchor_weights
+    size = len(options) + 1
+    if weights is None or set(weights) != set(options) or any(len(row) != size for row in weights.values()):
+        raise InputError(
+            f"`anchor_weights` must have {size} numbers for each of {list(options)}, got "
+            f"{None if weights is None else dict(weights)}; what carry-regressed makes of the warm-up is not known; "
+            "let `protocol_config` fit them on training events."
+        )
+    return regressed(np.log(clamp(carry[None])), np.array([weights[option] for option in options]).T)[0]
 
 
 def carry_forward(event: Event, plan: Plan, prior: np.ndarray, strength: float) -> np.ndarray:

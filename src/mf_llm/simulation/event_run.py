@@ -8,14 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mf_llm.atomic_files import plain, write_json
 from mf_llm.errors import InputError
 from mf_llm.events import Event
 from mf_llm.interventions.course import Course
 from mf_llm.interventions.intervention import Intervention
-from mf_llm.simulation.anchor import carry_forward
+from mf_llm.simulation.anchor import frozen_anchor
 from mf_llm.simulation.engines.engine import Engine
 from mf_llm.simulation.journal import FinishedStep, Journal, check_same_run
 from mf_llm.simulation.progress import Progress
@@ -62,7 +60,8 @@ class EventRun:
         self.course = Course(event, config, plan, interventions)
         event_hash, event, plan = event.content_hash(), self.course.event, self.course.plan
         self.event, self.config, self.plan, self.bar, self.folder = event, config, plan, bar, folder
-        self.policy = engine.policy(event, config, plan, _carry(event, config, plan), folder)
+        anchor = frozen_anchor(event, plan, config) if config.anchored else None
+        self.policy = engine.policy(event, config, plan, anchor, folder)
         self.mean_field = engine.mean_field(event, config, plan, folder)
         options, shown = plan.answer.options, config.shown_answers
         self.history = PopulationHistory(event, options, plan.answer.dimension, plan.profiles, shown_answers=shown)
@@ -263,20 +262,3 @@ class EventRun:
         start = time.perf_counter()
         yield
         self._spent += time.perf_counter() - start
-
-
-def _carry(event: Event, config: SimulationConfig, plan: Plan) -> np.ndarray | None:
-    """The frozen anchor of the anchored readout."""
-    if not config.anchored:
-        return None
-    options = plan.answer.options
-    prior = np.full(len(options), 1.0 / len(options))
-    if config.anchor_prior is not None:
-        if set(config.anchor_prior) != set(options):
-            raise InputError(
-                f"`anchor_prior` must give a positive share to each of {list(options)}, got "
-                f"{dict(config.anchor_prior)}; the anchor is not defined."
-            )
-        prior = np.array([config.anchor_prior[option] for option in options])
-        prior = prior / prior.sum()
-    return carry_forward(event, plan, prior, config.anchor_strength)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ READOUTS = ("sampled", "exact")
 ACTIONS = ("auto", "text", "choice", "label_text")
 STEPS = ("auto", "count", "time", "wave")
 PEOPLE = ("actual", "resampled")
+ANCHORS = ("carry", "carry-regressed")
 _SHORTEST_STEP = 0.001
 # More only fills the prompt: shares are then shown to half a percent.
 _MOST_ANSWERS = 200
@@ -34,6 +35,8 @@ class SimulationConfig:
         readout: "exact" (probabilities of all options) or "sampled" (the drawn action counts).
         anchored: perturb the carry-forward share of the warm-up by what fine-tuning changed, instead of reading the
             population from the language model alone. Without adapters this is exactly the carry-forward share.
+        anchor: what is perturbed: "carry", the carry-forward share, or "carry-regressed", what the forecaster of that
+            name says of it (`mf_llm.evaluation.regression`): how crowds left their warm-up in the training events.
         calibrated: divide the likelihood of each option by its likelihood under a prompt without content (topic "N/A",
             nothing of the population, "a member of the public") and the same option order, before normalising
             (content-free calibration, Zhao et al. 2021, arXiv 2102.09690): against the options that a backbone likes
@@ -44,6 +47,8 @@ class SimulationConfig:
         anchor_prior: prior shares of the categories for the carry-forward share (from training events); uniform by
             default.
         anchor_strength: number of pseudo-actions `alpha` of the prior.
+        anchor_weights: for "carry-regressed", category -> its K + 1 weights: of the log-odds of the categories'
+            carry-forward shares, in the order of the event's dimension, then a constant. `protocol_config` fits them.
         action: what an action is: "choice", "label_text" (a label, then text), "text", or "auto": "text" without a
             dimension, "choice" if nobody in the warm-up wrote anything, else "label_text".
         dimension: the dimension that is read; the event's first by default.
@@ -88,10 +93,12 @@ class SimulationConfig:
     shown_answers: int = 0
     readout: str = "exact"
     anchored: bool = False
+    anchor: str = "carry"
     calibrated: bool = False
     choice_temperature: float = 1.0
     anchor_prior: Mapping[str, float] | None = None
     anchor_strength: float = 10.0
+    anchor_weights: Mapping[str, Sequence[float]] | None = None
     action: str = "auto"
     dimension: str | None = None
     steps: str = "auto"
@@ -115,6 +122,7 @@ class SimulationConfig:
 
     def __post_init__(self) -> None:
         allowed_words = {"signal": SIGNALS, "readout": READOUTS, "action": ACTIONS, "steps": STEPS, "people": PEOPLE}
+        allowed_words["anchor"] = ANCHORS
         for name, allowed in allowed_words.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"`{name}` must be one of {', '.join(allowed)}, got {show(getattr(self, name))}.")
@@ -125,7 +133,7 @@ class SimulationConfig:
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), minimum=1)
         check_types(self, ("anchored", "calibrated", "choice_temperature", "anchor_prior", "anchor_strength"))
-        check_types(self, ("dimension", "seconds_per_step"))
+        check_types(self, ("anchor_weights", "dimension", "seconds_per_step"))
         check_whole("seed", self.seed, minimum=0)
         check_whole("wording", self.wording, minimum=0)
         check_shown_answers(self.shown_answers)
@@ -155,6 +163,11 @@ class SimulationConfig:
                 f"`anchor_prior` must give a positive share to each category, got {dict(self.anchor_prior)}; the "
                 "anchor is not defined."
             )
+        if self.anchor != "carry" and not self.anchored:
+            raise InputError(
+                f'`anchor` must be "carry" without anchored=True, got {self.anchor!r}; a plain readout has none; '
+                "leave it out, or ask for the anchored readout."
+            )
         if not self.anchor_strength > 0:
             raise InputError(
                 f"`anchor_strength` must be a positive number, got {self.anchor_strength!r}; 10 is a good start."
@@ -163,7 +176,10 @@ class SimulationConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values."""
         record = asdict(self)
-        record["anchor_prior"] = dict(self.anchor_prior) if self.anchor_prior is not None else None
+        if self.anchor_prior is not None:
+            record["anchor_prior"] = dict(self.anchor_prior)
+        if self.anchor_weights is not None:
+            record["anchor_weights"] = {name: list(row) for name, row in self.anchor_weights.items()}
         return record
 
     def changes(self) -> dict[str, Any]:
