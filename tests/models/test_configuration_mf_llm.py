@@ -69,6 +69,12 @@ def test_how_it_was_trained_is_how_it_is_simulated(tmp_path):
     simulation = config.simulation_config(signal_max_tokens=32, seed=1)
     assert (simulation.signal, simulation.anchored) == ("both", True)
     assert (simulation.signal_max_tokens, simulation.seed) == (32, 1)
+    plain = MFLLMConfig(simulation=trained | {"option_orders": 4}).simulation_config(anchored=False)
+    assert (plain.anchored, plain.option_orders) == (False, SimulationConfig.option_orders)
+    softened = MFLLMConfig(simulation={"choice_temperature": 2.0, "shown_answers": 32})
+    assert softened.simulation_config().choice_temperature == 2
+    anchored = softened.simulation_config(anchored=True)
+    assert (anchored.choice_temperature, anchored.shown_answers) == (1, 32)
     # Checkpoints from before the field existed, and those that say nothing.
     record = json.loads((tmp_path / "config.json").read_text())
     del record["simulation"]

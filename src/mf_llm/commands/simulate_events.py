@@ -19,7 +19,7 @@ from mf_llm.evaluation.protocol_config import protocol_config
 from mf_llm.events import Event, load_event_sets
 from mf_llm.folder_lock import only_writer
 from mf_llm.json_records import read_record
-from mf_llm.models.checkpoints import trained_options
+from mf_llm.models.checkpoints import options_beside, trained_options
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 from mf_llm.simulation.estimate import Estimate, estimate, remember_speed, remembered_speed
 from mf_llm.simulation.journal import check_same_run
@@ -201,12 +201,7 @@ def _as_trained(request: SimulateRequest, model_name: str) -> tuple[SimulateRequ
     """The request with what was not given taken from the checkpoint, and what that is."""
     given = {name: value for name, value in request.options.items() if value is not None}
     known = {} if request.endpoint else trained_options(model_name)  # a server does not say
-    trained = {name: value for name, value in known.items() if name not in given}
-    if given.get("calibrated") or given.get("anchored") is False:  # a plain readout was asked for
-        for name in ("anchored", "option_orders"):
-            trained.pop(name, None)
-    if given.get("anchored"):  # that has no temperature
-        trained.pop("choice_temperature", None)
+    trained = options_beside(known, given)
     return replace(request, options=trained | given), trained
 
 

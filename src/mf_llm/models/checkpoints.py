@@ -206,6 +206,25 @@ def check_simulation_options(options: Mapping[str, Any] | None) -> dict[str, Any
     return {name: options[name] for name in SIMULATION_OPTIONS if name in options}
 
 
+def options_beside(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a checkpoint's options holds where others are asked for.
+
+    Not what was given, nor what belongs to the other readout: `anchored` and its number of option orders where a plain
+    one is asked for, the temperature, which an anchored one does not have, where that is.
+
+    Args:
+        trained: how the checkpoint is to be simulated, as of `trained_options`.
+        given: fields of `SimulationConfig`.
+    """
+    left = {name: value for name, value in trained.items() if name not in given}
+    if given.get("calibrated") or given.get("anchored") is False:
+        for name in ("anchored", "option_orders"):
+            left.pop(name, None)
+    if given.get("anchored"):
+        left.pop("choice_temperature", None)
+    return left
+
+
 def checkpoint_model_type(folder: Path) -> str | None:
     """The model type in a folder's ``config.json``."""
     return read_config(folder).get("model_type")

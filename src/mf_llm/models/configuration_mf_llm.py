@@ -8,7 +8,7 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from mf_llm.errors import InputError
-from mf_llm.models.checkpoints import MODEL_TYPE, check_simulation_options
+from mf_llm.models.checkpoints import MODEL_TYPE, check_simulation_options, options_beside
 from mf_llm.models.prompts import PROMPT_VERSION
 from mf_llm.models.registration import register_configuration
 
@@ -92,7 +92,8 @@ class MFLLMConfig(PreTrainedConfig):
         """How the checkpoint is to be simulated.
 
         Args:
-            **options: fields of `SimulationConfig`; what is given here is not taken from the checkpoint.
+            **options: fields of `SimulationConfig`; what is given here is not taken from the checkpoint, nor what
+                belongs to the readout that is not asked for (`mf_llm.models.checkpoints.options_beside`).
 
         Raises:
             InputError: the checkpoint or the options do not make a simulation.
@@ -104,7 +105,7 @@ class MFLLMConfig(PreTrainedConfig):
         """
         from mf_llm.simulation.simulation_config import SimulationConfig
 
-        return SimulationConfig(**{**check_simulation_options(self.simulation), **options})
+        return SimulationConfig(**options_beside(check_simulation_options(self.simulation), options), **options)
 
     @classmethod
     def from_backbone_configs(
