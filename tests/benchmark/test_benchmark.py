@@ -141,6 +141,29 @@ def test_the_results_are_those_of_the_models(place):
     assert "| open |" in bars_table(results)
 
 
+def test_what_is_simulated_otherwise_than_trained_is_told(place, tmp_path, capsys):
+    shutil.copytree(place / "tuned0", tmp_path / "told0")
+    config = json.loads((tmp_path / "told0/config.json").read_text(encoding="utf-8"))
+    trained = {"signal": "statistics", "shown_answers": 8, "choice_temperature": 2.0, "agents_per_step": 4}
+    (tmp_path / "told0/config.json").write_text(json.dumps(config | {"simulation": trained}), encoding="utf-8")
+    (tmp_path / "methods.yaml").write_text(
+        """
+methods:
+  as-trained:
+    checkpoint: "{checkpoints}/told{seed}"
+    options: {signal: statistics, shown_answers: 8, choice_temperature: 2.0}
+  otherwise: {checkpoint: "{checkpoints}/told{seed}", options: {signal: both, shown_answers: 8}}
+""",
+        encoding="utf-8",
+    )
+    changes = {"method_list": tmp_path / "methods.yaml", "checkpoints": str(tmp_path), "dry_run": True}
+    run(place, "as-trained,otherwise", output=tmp_path / "dry", **changes)
+    assert capsys.readouterr().err.splitlines() == [
+        "otherwise: trained with signal statistics, simulated with both",
+        "otherwise: trained with choice_temperature 2.0, simulated with 1.0",
+    ]
+
+
 def test_a_sampled_method_pools_rollouts(place, tmp_path):
     sampled = {"data_sets": ("threads",), "limit": 1, "rollouts": tmp_path / "rollouts", "output": tmp_path / "out"}
     run(place, "base,base+sampled,carry", **sampled)

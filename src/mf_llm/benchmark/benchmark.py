@@ -159,6 +159,7 @@ class Benchmark:
             "training_seeds": list(entry.seeds) if entry.checkpoint else None,
             "rollouts_per_seed": entry.n_rollouts,
             "options": {**self.method_list.options, **entry.options, **self.options},
+            "trained_with": method.trained_with,
             "roles": list(entry.roles),
             "checkpoints": method.checkpoints,
             "made_with": method.made_with,

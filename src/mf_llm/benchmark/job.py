@@ -15,11 +15,13 @@ from mf_llm.benchmark.method_entry import MethodEntry
 from mf_llm.errors import InputError
 from mf_llm.evaluation.judging_task import JudgingTask
 from mf_llm.events import Event
-from mf_llm.models.checkpoints import checkpoint_files, find_simulation_checkpoint
+from mf_llm.models.checkpoints import checkpoint_files, find_simulation_checkpoint, trained_options
 from mf_llm.simulation.run_folder import rollout_name
 from mf_llm.simulation.simulation_config import SimulationConfig
 
 RECORD = "run.json"
+# What people are shown and how they are read: a model that was trained with other values knows other prompts.
+_TRAINED = ("signal", "shown_answers", "anchored", "choice_temperature")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +65,15 @@ class Job:
     def configs(self) -> list[SimulationConfig]:
         """One configuration per rollout of an event."""
         return [replace(self.config, seed=seed) for seed in self.method.simulation_seeds(self.seed)]
+
+    @cached_property
+    def trained_with(self) -> dict[str, Any]:
+        """Of what the checkpoint was trained with, what is simulated otherwise: fields of `SimulationConfig`."""
+        trained = trained_options(self.checkpoint) if self.checkpoint is not None else {}
+        if not trained:
+            return {}
+        before, now = SimulationConfig(**trained), self.config
+        return {name: getattr(before, name) for name in _TRAINED if getattr(before, name) != getattr(now, name)}
 
     @cached_property
     def record(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class RolloutMethod:
         readout: "exact" or "sampled".
         made_with: the distinct versions, devices and weights of the rollouts that were judged.
         checkpoints: training seed -> file hashes of its checkpoint.
+        trained_with: what its checkpoints were trained with where it is simulated otherwise.
     """
 
     def __init__(self, entry: MethodEntry, benchmark: Benchmark) -> None:
@@ -38,6 +39,7 @@ class RolloutMethod:
         self.readout = "exact"
         self.made_with: list[dict[str, Any]] = []
         self.checkpoints: dict[str, Any] = {}
+        self.trained_with: dict[str, Any] = {}
 
     def judge(self, task: JudgingTask) -> Cell:
         """The judged events of every training seed that is complete; what is missing is said."""
@@ -59,6 +61,7 @@ class RolloutMethod:
     def _judge(self, job: Job, task: JudgingTask) -> list[JudgedEvent]:
         self.readout = job.config.readout
         self.checkpoints[str(job.seed)] = job.record["checkpoint"]
+        self.trained_with |= job.trained_with
         rollouts = [Rollout.load(folder) for event in job.events for folder in job.finished(event)]
         for rollout in rollouts:
             made = _without_folders(rollout.versions)

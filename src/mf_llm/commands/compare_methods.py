@@ -119,6 +119,7 @@ def run_compare(request: CompareRequest) -> None:
         dtype=request.dtype,
     )
     if request.dry_run:
+        _print_departures(jobs)
         print("\n".join(f"{name}, seed {seed}: to be trained" for name, seed in benchmark.runs_to_train(runs)))
         print("\n".join(_state(job) for job in jobs) or "No method needs a simulation.")
         return
@@ -127,6 +128,8 @@ def run_compare(request: CompareRequest) -> None:
             _train(benchmark, runs)
         if request.validation:
             check_not_seen({Path(job.checkpoint) for job in jobs if job.checkpoint}, benchmark.event_sets)
+        if _is_main_process(jobs):
+            _print_departures(jobs)
         problems = _make_rollouts(jobs, request) if jobs and request.simulate else []
         if not _is_main_process(jobs):
             return
@@ -241,6 +244,17 @@ def _state(job: Job) -> str:
         return f"{job.name}: cannot be made: {error}"
     done = len(job.events) - left
     return f"{job.name}: {'done' if not left else f'{done} of {len(job.events)} events'} ({job.folder})"
+
+
+def _print_departures(jobs: list[Job]) -> None:
+    """Said once per method; a checkpoint that is not there yet says nothing."""
+    lines = [
+        f"{job.method.name}: trained with {name} {value}, simulated with {getattr(job.config, name)}"
+        for job in jobs
+        for name, value in job.trained_with.items()
+    ]
+    for line in dict.fromkeys(lines):
+        print(line, file=sys.stderr)
 
 
 def _print_missing(comparison: Comparison, problems: list[tuple[Job, str]]) -> None:

@@ -131,16 +131,18 @@ def _made(files: ComparisonFiles) -> Table:
                 ", ".join(map(str, seeds)) if seeds else NONE,
                 str(made.get("rollouts_per_seed", NONE)),
                 _pairs(made.get("options", {})) or NONE,
+                _pairs(made.get("trained_with", {})) or NONE,
                 ", ".join(made.get("roles", [])) or NONE,
                 versions or NONE,
             ]
         )
-    head = ["method", "kind", "backbone", "training seeds", "rollouts per seed", "options", "adapters of", "made with"]
+    head = ["method", "kind", "backbone", "training seeds", "rollouts per seed", "options", "but trained with"]
+    head += ["adapters of", "made with"]
     return Table(
         caption="Methods: options, and the versions, devices and weights of their rollouts.",
         head=head,
         rows=rows,
-        words=frozenset({1, 2, 5, 6, 7}),
+        words=frozenset({1, 2, 5, 6, 7, 8}),
         folded=True,
     )
 
