@@ -73,3 +73,8 @@ def test_weights_of_other_categories_are_refused(model, processor, weights):
 def test_a_plain_readout_has_no_anchor():
     with pytest.raises(InputError, match='`anchor` must be "carry" without anchored=True'):
         SimulationConfig(anchor="carry-regressed")
+
+
+def test_nothing_is_learned_from_the_events_that_are_judged():
+    other = make_event("aaaaaaab" + "cccccccc", "e", "test")
+    assert protocol_config([*TRAIN, TEST], OPTIONS) == protocol_config([*TRAIN, other], OPTIONS)
