@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,14 @@ from mf_llm.evaluation.method_table import ALL, COMPLETE, EVENTS
 _MEANS = {ALL: "mean", EVENTS: "mean without surveys"}
 
 
-def methods_table(results: Path) -> str:
-    """KL of every method on every data set, and the means with intervals; "-" where runs are missing."""
-    rows = [row for row in _read(results / "methods.csv") if row["training_seed"] == "mean"]
+def methods_table(results: Path, chosen: Callable[[str], bool] = lambda name: True) -> str:
+    """KL of every method on every data set, and the means with intervals; "-" where runs are missing.
+
+    Args:
+        results: folder of a comparison.
+        chosen: whether a method is shown.
+    """
+    rows = [row for row in _read(results / "methods.csv") if row["training_seed"] == "mean" and chosen(row["method"])]
     scopes = list(dict.fromkeys(row["dataset"] for row in rows))
     scopes = [*(name for name in scopes if name not in _MEANS), *(name for name in _MEANS if name in scopes)]
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -29,9 +34,14 @@ def methods_table(results: Path) -> str:
     return markdown(head, body)
 
 
-def pairs_table(results: Path) -> str:
-    """Paired differences of KL (below 0: the first method is nearer to people), with intervals."""
-    rows = _read(results / "pairs.csv")
+def pairs_table(results: Path, chosen: Callable[[str, str], bool] = lambda a, b: True) -> str:
+    """Paired differences of KL (below 0: the first method is nearer to people), with intervals.
+
+    Args:
+        results: folder of a comparison.
+        chosen: whether the difference of two methods is shown.
+    """
+    rows = [row for row in _read(results / "pairs.csv") if chosen(row["a"], row["b"])]
     scopes = list(dict.fromkeys(row["dataset"] for row in rows))
     pairs = list(dict.fromkeys((row["a"], row["b"]) for row in rows))
     found = {(row["a"], row["b"], row["dataset"]): row for row in rows}

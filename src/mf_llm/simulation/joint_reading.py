@@ -46,7 +46,7 @@ def read_together(asking: Sequence[tuple[PolicyStep, Step, str | None]]) -> list
     held: list[SharedPrefix] = []
     for chosen in alike.values():
         held += _read_in_one_state(chosen, base=False)
-        anchored = [one for one in chosen if one[0].carry is not None]
+        anchored = [one for one in chosen if one[0].anchor is not None]
         held += _read_in_one_state(anchored, base=True) if anchored else []
     return held
 

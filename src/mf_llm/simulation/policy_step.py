@@ -65,7 +65,7 @@ class PolicyStep(PeopleStep):
         model, processor: the two models and their prompts.
         event: topic, states, weights and waves are read from it, nothing else.
         config, plan: how to simulate.
-        carry: ``[K]`` carry-forward shares for the anchored readout, or None.
+        anchor: ``[K]`` shares for the anchored readout, or None.
         shared: what is read in common with other events and seeds; by default with none.
     """
 
@@ -76,19 +76,19 @@ class PolicyStep(PeopleStep):
         event: Event,
         config: SimulationConfig,
         plan: Plan,
-        carry: np.ndarray | None,
+        anchor: np.ndarray | None,
         shared: SharedReadings | None = None,
     ) -> None:
         super().__init__(event, config, plan)
         self._shared = shared or SharedReadings()
-        self.backbone, self.model, self.processor, self.carry = model.backbone("policy"), model, processor, carry
+        self.backbone, self.model, self.processor, self.anchor = model.backbone("policy"), model, processor, anchor
         self.limits = prompt_limits(config)
         self.generation_config = model.generation_config_of("policy")
         self.max_new_tokens = max_new_tokens(model, "policy", config)
         options = plan.answer.options
         self.options = processor.option_ids(plan.answer) if options else []
-        # Anchored, the model says how far to go from `carry`: nowhere without adapters, and then it is not asked.
-        self.reads_options = bool(options) and (carry is None or model.has_adapters("policy"))
+        # Anchored, the model says how far to go from `anchor`: nowhere without adapters, and then it is not asked.
+        self.reads_options = bool(options) and (anchor is None or model.has_adapters("policy"))
         self._tuned: dict[Parts, SharedPrefix] = {}
         self._base: dict[Parts, SharedPrefix] = {}
         self.stems = PrefixStems(self.backbone, self._shared.tuned)
@@ -118,7 +118,7 @@ class PolicyStep(PeopleStep):
     def decide(self, step: Step, signal: str | None, advance: Callable[[int], None] = lambda n: None) -> Decisions:
         """What everybody in `step` decides; see `act` for the arguments."""
         segments = self.segments(step)
-        # A choice that is drawn from `carry` alone needs no prompt.
+        # A choice that is drawn from `anchor` alone needs no prompt.
         prefixes = self._prefixes(signal) if self.reads_options or self.plan.answer.kind != "choice" else []
         labels: list[int | None] = [None] * len(segments)
         probabilities: np.ndarray | None = None
@@ -172,7 +172,7 @@ class PolicyStep(PeopleStep):
     def _prefixes(self, signal: str | None) -> list[SharedPrefix]:
         """One shared prefix per option order; kept while the signal stays the same (the baseline without one)."""
         orders = self.prefix_parts(signal)
-        anchored = self.carry is not None and self.reads_options
+        anchored = self.anchor is not None and self.reads_options
         new = set(orders) - set(self._counted)
         self.prompt_tokens += sum(map(_length, new)) * (2 if anchored else 1)
         self._tuned = _renewed(self._tuned, self.stems, orders)
@@ -198,8 +198,8 @@ class PolicyStep(PeopleStep):
         if not self.reads_options:
             if advance is not None:
                 advance(len(segments))
-            assert self.carry is not None  # without an anchor options are read
-            return np.tile(self.carry, (len(segments), 1))  # f = 0: nothing was tuned
+            assert self.anchor is not None  # without an anchor options are read
+            return np.tile(self.anchor, (len(segments), 1))  # f = 0: nothing was tuned
         result = np.empty((len(segments), len(self.options)))
         content_free = self._content_free(step) if self.config.calibrated else None
         for o, asked in enumerate(self.asked_in_orders(step)):
@@ -240,10 +240,10 @@ class PolicyStep(PeopleStep):
     ) -> np.ndarray:
         """``[N, K]`` probabilities of the options, listed in order `o`, of the people with these segments."""
         scores = self._scores(step, self._tuned[self._counted[o]], segments, advance)
-        if self.carry is not None:
+        if self.anchor is not None:
             with self.model.adapters_disabled("policy"):
                 base = self._scores(step, self._base[self._counted[o]], segments)
-            return anchored_probabilities(self.carry, scores, base)
+            return anchored_probabilities(self.anchor, scores, base)
         temperature = self.config.choice_temperature
         if content_free is not None:
             return calibrated_probabilities(scores / temperature, content_free[o] / temperature)

@@ -205,11 +205,11 @@ def normalise(log_likelihoods: np.ndarray) -> np.ndarray:
         return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def anchored_probabilities(carry: np.ndarray, tuned: np.ndarray, base: np.ndarray, clip: float = 2.0) -> np.ndarray:
-    """The anchored readout ``p(k) proportional to p_carry(k) exp(f_k)`` (method, section 2).
+def anchored_probabilities(anchor: np.ndarray, tuned: np.ndarray, base: np.ndarray, clip: float = 2.0) -> np.ndarray:
+    """The anchored readout ``p(k) proportional to p_anchor(k) exp(f_k)`` (method, section 2).
 
     Args:
-        carry: ``[K]`` carry-forward shares, frozen at the end of the warm-up.
+        anchor: ``[K]`` shares, frozen at the end of the warm-up.
         tuned, base: ``[N, K]`` log-likelihoods under the policy and under its base.
         clip: bound of `f`, the centred difference.
 
@@ -220,7 +220,7 @@ def anchored_probabilities(carry: np.ndarray, tuned: np.ndarray, base: np.ndarra
         f = tuned - base
         f = np.clip(f - f.mean(axis=1, keepdims=True), -clip, clip)
         f[~np.isfinite(tuned + base).all(axis=1)] = np.nan
-    p = carry[None, :] * np.exp(f)
+    p = anchor[None, :] * np.exp(f)
     return p / p.sum(axis=1, keepdims=True)
 
 

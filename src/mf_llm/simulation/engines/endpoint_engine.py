@@ -99,7 +99,7 @@ class EndpointEngine:
                 write_json(output / ENDPOINT_FILE, told | {"option_mass": self._masses.to_dict()})
 
     def policy(
-        self, event: Event, config: SimulationConfig, plan: Plan, carry: np.ndarray | None, folder: Path | None
+        self, event: Event, config: SimulationConfig, plan: Plan, anchor: np.ndarray | None, folder: Path | None
     ) -> EndpointPolicy:
         """See `Engine.policy`.
 

@@ -79,7 +79,7 @@ class Engine(Protocol):
         """
 
     def policy(
-        self, event: Event, config: SimulationConfig, plan: Plan, carry: np.ndarray | None, folder: Path | None
+        self, event: Event, config: SimulationConfig, plan: Plan, anchor: np.ndarray | None, folder: Path | None
     ) -> Policy:
         """The policy of an event, whose rollout goes into `folder`."""
 

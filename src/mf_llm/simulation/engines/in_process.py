@@ -68,11 +68,11 @@ class InProcessEngine:
             self.model.train(was_training)
 
     def policy(
-        self, event: Event, config: SimulationConfig, plan: Plan, carry: np.ndarray | None, folder: Path | None
+        self, event: Event, config: SimulationConfig, plan: Plan, anchor: np.ndarray | None, folder: Path | None
     ) -> PolicyStep:
         """See `Engine.policy`."""
         step = PopulationStep if plan.is_population else PolicyStep
-        return step(self.model, self.processor.with_wording(config.wording), event, config, plan, carry, self._shared)
+        return step(self.model, self.processor.with_wording(config.wording), event, config, plan, anchor, self._shared)
 
     def mean_field(self, event: Event, config: SimulationConfig, plan: Plan, folder: Path | None) -> MeanFieldStep:
         """See `Engine.mean_field`."""
