@@ -251,6 +251,8 @@ def _band_handles(real: bool) -> list[Any]:
 
 
 def _draw_histogram(axes: Axes, pit: Mapping[str, Any], colour: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     shares = np.asarray(pit["shares"], dtype=float)
     edges = np.linspace(0, 1, len(shares) + 1)
     middles, expected = (edges[1:] + edges[:-1]) / 2, 1 / len(shares)
@@ -264,6 +266,7 @@ def _draw_histogram(axes: Axes, pit: Mapping[str, Any], colour: str) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))  # whole percents, as they are written
     axes.yaxis.set_major_formatter(percent)
     p_value = pit["p_value"]
     if p_value is not None:
