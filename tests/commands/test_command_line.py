@@ -71,6 +71,13 @@ def test_broken_event_files_give_one_line_and_exit_code_2(run, tmp_path, broken,
     assert not (tmp_path / "out").exists()
 
 
+def test_an_anchor_that_cannot_be_learned_is_said(run):
+    code, out, _ = run("simulate", "bridge-closure", "--anchored", "--anchor", "carry-regressed", "--dry-run")
+    assert code == 0 and out.startswith("bridge-closure: the anchor is carry: ")
+    code, out, _ = run("simulate", "bridge-closure", "--anchored", "--anchor", "carry", "--dry-run")
+    assert code == 0 and "the anchor is" not in out
+
+
 def test_help_imports_no_torch():
     code = (
         "import sys\nfrom mf_llm.cli import app\n"

@@ -15,7 +15,12 @@ from mf_llm.benchmark.method_entry import MethodEntry
 from mf_llm.errors import InputError
 from mf_llm.evaluation.judging_task import JudgingTask
 from mf_llm.events import Event
-from mf_llm.models.checkpoints import checkpoint_files, find_simulation_checkpoint, trained_options
+from mf_llm.models.checkpoints import (
+    check_simulation_options,
+    checkpoint_files,
+    find_simulation_checkpoint,
+    read_config,
+)
 from mf_llm.simulation.run_folder import rollout_name
 from mf_llm.simulation.simulation_config import SimulationConfig
 
@@ -69,10 +74,14 @@ class Job:
     @cached_property
     def trained_with(self) -> dict[str, Any]:
         """Of what the checkpoint was trained with, what is simulated otherwise: fields of `SimulationConfig`."""
-        trained = trained_options(self.checkpoint) if self.checkpoint is not None else {}
-        if not trained:
+        folder = find_simulation_checkpoint(self.checkpoint, local_files_only=True) if self.checkpoint else None
+        told = read_config(folder).get("simulation") if folder is not None else None
+        if not told:
             return {}
-        before, now = SimulationConfig(**trained), self.config
+        try:
+            before, now = SimulationConfig(**check_simulation_options(told)), self.config
+        except InputError:  # said when it is loaded, and the other jobs go on
+            return {}
         return {name: getattr(before, name) for name in _TRAINED if getattr(before, name) != getattr(now, name)}
 
     @cached_property

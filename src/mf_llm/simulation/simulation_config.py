@@ -121,8 +121,8 @@ class SimulationConfig:
     batch_tokens: int = 8192
 
     def __post_init__(self) -> None:
-        allowed_words = {"signal": SIGNALS, "readout": READOUTS, "action": ACTIONS, "steps": STEPS, "people": PEOPLE}
-        allowed_words["anchor"] = ANCHORS
+        allowed_words = {"signal": SIGNALS, "readout": READOUTS, "anchor": ANCHORS}
+        allowed_words |= {"action": ACTIONS, "steps": STEPS, "people": PEOPLE}
         for name, allowed in allowed_words.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"`{name}` must be one of {', '.join(allowed)}, got {show(getattr(self, name))}.")
