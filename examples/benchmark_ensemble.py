@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         events = load_events(args.events)
         model, processor = load_model_and_processor(args.model, dtype=args.dtype)
-        names = ("signal", "action", "readout", "option_orders", "max_actions", "max_new_tokens", "signal_max_tokens")
+        names = ("signal", "action", "readout", "option_orders", "max_actions", "warm_up_seed")
+        names += ("max_new_tokens", "signal_max_tokens")
         given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
         config = protocol_config(events, trained_options(args.model) | given)
     except InputError as error:
@@ -125,6 +126,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-actions", type=int, help="actions of an event; as the protocol says by default")
     parser.add_argument("--max-new-tokens", type=int, help="bound of an answer")
     parser.add_argument("--signal-max-tokens", type=int, help="bound of a signal")
+    parser.add_argument("--warm-up-seed", type=int, help="one warm-up for all rollouts; each its own by default")
     parser.add_argument(
         "--read-alone",
         action="store_true",

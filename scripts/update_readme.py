@@ -291,7 +291,8 @@ def ensemble_table(results: Path = RESULTS) -> str:
     for path in sorted((results / "ensemble").glob("**/ensemble.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         config = found["config"]
-        shown = ", ".join(str(config[name]) for name in ("signal", "readout", "action") if name in config)
+        words = [str(config[name]) for name in ("signal", "readout", "action") if name in config]
+        shown = ", ".join(words + ["one warm-up"] * ("warm_up_seed" in config))
         single = f"{min(found['single_seconds']):.1f} to {max(found['single_seconds']):.1f}"
         seconds = [single, f"{found['ensemble_seconds']:.1f}", f"{found['ratio']:.1f}", f"{found['tokens_ratio']:.1f}"]
         rows.append([found["event"], shown, str(len(found["seeds"])), *seconds])

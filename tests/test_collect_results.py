@@ -174,10 +174,11 @@ def test_ensembles(made, tmp_path):
         "python examples/benchmark_ensemble.py --events events.jsonl --model tiny-qwen2 --seeds 5 --dtype float32 "
         "--signal statistics --action choice"
     )
-    assert example("benchmark_ensemble").main([*map(str, given), "--read-alone"]) == 0
+    assert example("benchmark_ensemble").main([*map(str, given), "--read-alone", "--warm-up-seed", "0"]) == 0
     alone = json.loads((tmp_path / "ensemble/ensemble.json").read_text())
     assert alone["shares_differ_by"] == 0 and not alone["read_together"] and "--read-alone" in alone["command"]
     lines = update_readme.ensemble_table(tmp_path).splitlines()
+    assert "| statistics, choice, one warm-up |" in lines[2]
     assert f"| {alone['ratio']:.1f} | {alone['tokens_ratio']:.1f} |" in lines[2]
 
 

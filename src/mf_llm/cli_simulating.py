@@ -104,6 +104,15 @@ def simulate(
     signal_max_tokens: Annotated[int | None, typer.Option(min=1, help="Bound of a signal, in tokens.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="First seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, max=MANY, help="Number of seeds, one rollout each.")] = 1,
+    warm_up_seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=LARGEST_SEED,
+            help="Seed of the signals that are written in the warm-up: with one, all seeds set out from one warm-up.  "
+            "[default: each seed its own]",
+        ),
+    ] = None,
     events_together: Annotated[
         int | None,
         typer.Option(
@@ -177,6 +186,7 @@ def simulate(
                 "writers": writers,
                 "max_new_tokens": max_new_tokens,
                 "signal_max_tokens": signal_max_tokens,
+                "warm_up_seed": warm_up_seed,
             },
         )
     )

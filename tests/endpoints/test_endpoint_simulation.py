@@ -94,6 +94,18 @@ def test_same_answers_same_rollout_whatever_the_concurrency_and_the_events_besid
     assert [outcome(one) for one in together] == [outcome(one) for one in alone]
 
 
+def test_the_signals_of_one_warm_up_are_asked_for_once():
+    config = SimulationConfig(signal="text", action="choice", warm_up=WARM_UP, agents_per_step=3, warm_up_seed=7)
+    with MisbehavingServer(honest) as server:
+        made = {"seeds": (0, 1, 2), "events_together": 3, "progress": False}
+        rollouts = simulate(endpoint_of(server), None, small_event(14), config, **made)
+        asked = [request for request, _ in server.requests if is_signal(request)]
+    n_real = sum(step.real for step in rollouts[0].steps)
+    assert len(asked) == n_real + 3 * (len(rollouts[0].steps) - 1 - n_real)
+    first, *others = [[step.signal for step in rollout.steps[: n_real + 1]] for rollout in rollouts]
+    assert others == [first, first] and len(set(first)) == n_real + 1
+
+
 def test_writers_are_bounded_and_who_shares_in_silence_writes_nothing():
     event = small_event(14)
     with MisbehavingServer(honest) as server:

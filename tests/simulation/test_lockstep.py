@@ -25,7 +25,7 @@ from small_events import (
 
 from mf_llm import InputError, SimulationConfig
 from mf_llm.models.cache_argument import returned_cache
-from mf_llm.simulation import event_run, load_rollouts, lockstep, simulate
+from mf_llm.simulation import event_run, load_rollouts, lockstep, signal_writing, simulate
 from mf_llm.simulation.engines import in_process
 from mf_llm.simulation.event_run import EventRun
 from mf_llm.simulation.generation import generate_keyed
@@ -124,6 +124,30 @@ def test_the_seeds_of_an_ensemble_are_those_simulated_one_by_one(tmp_path, toget
     assert outcomes(load_rollouts(tmp_path)) == outcomes(sorted(alone, key=lambda one: (one.event_id, one.seed)))
     [one] = simulate(model, processor, events[0], SimulationConfig(**settings), seeds=[5], progress=False)
     assert outcome(one) == outcome(alone[2])
+
+
+def test_an_ensemble_may_set_out_from_one_warm_up(tmp_path, monkeypatch):
+    model, processor, event = talkative_model("qwen2"), processor_of("qwen2"), several_events()[0]
+    config = SimulationConfig(signal="text", action="choice", **QUICK)
+    written = []
+    monkeypatch.setattr(
+        signal_writing, "generate_keyed", lambda *args, **kw: written.append(args[3]) or generate_keyed(*args, **kw)
+    )
+    made = {"seeds": (3, 0, 5), "progress": False, "events_together": 3}
+    one_warm_up = simulate(model, processor, event, replace(config, warm_up_seed=3), **made)
+    own = simulate(model, processor, event, config, **made)
+    n_real = sum(step.real for step in one_warm_up[0].steps)
+    # A signal stands in the step after the one that it was written behind.
+    signals = [[step.signal for step in rollout.steps] for rollout in one_warm_up]
+    assert all(one[: n_real + 1] == signals[0][: n_real + 1] for one in signals) and len({*map(tuple, signals)}) == 3
+    assert outcome(one_warm_up[0]) == outcome(own[0])  # its own seed is that of the warm-up
+    assert [step.signal for step in own[1].steps[1:]] != signals[1][1:]
+    steps = len(own[0].steps) - 1
+    assert list(map(len, written)) == [1] * n_real + [3] * (steps - n_real) + [3] * steps
+    alone = [
+        simulate(model, processor, event, replace(config, seed=s, warm_up_seed=3), progress=False) for s in (3, 0, 5)
+    ]
+    assert outcomes(one_warm_up) == outcomes(alone)
 
 
 @pytest.mark.parametrize("seeds", [(), (1, 1), (0, -1)])

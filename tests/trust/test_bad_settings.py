@@ -33,7 +33,7 @@ KINDS: list[tuple[type, dict[str, Any], dict[str, Any]]] = [
         {},
         {"signal": SIGNALS, "readout": READOUTS, "action": ACTIONS, "steps": STEPS, "people": PEOPLE, "seed": 0}
         | {"anchor": ANCHORS}
-        | dict.fromkeys(("wording", "writers", "warm_up", "shown_answers"), 0)
+        | dict.fromkeys(("wording", "writers", "warm_up", "warm_up_seed", "shown_answers"), 0)
         | {"choice_temperature": 0.0, "anchor_strength": 0.0, "seconds_per_step": 0.001}
         | dict.fromkeys(("agents_per_step", "max_actions", "max_people_per_step", "option_orders"), 1)
         | dict.fromkeys(("listed_actions", "max_new_tokens", "signal_max_tokens", "batch_tokens"), 1)

@@ -35,9 +35,14 @@ class ToldStep:
         self.max_new_tokens = max_new_tokens
         self.prompt_tokens = self.new_tokens = 0
 
+    def seed(self, step: Step) -> int:
+        """The seed of what is drawn for the signal after `step`."""
+        own = self.config.warm_up_seed
+        return self.config.seed if own is None or not step.real else own
+
     def prompt(self, step: Step, rows: Sequence[ActionRow], previous: str | None) -> list[int]:
         """The prompt for the signal after `step`; failed rows are left out."""
-        key = listing_key(self.config.seed, self.event.event_id, step.index)
+        key = listing_key(self.seed(step), self.event.event_id, step.index)
         lines, tally = told_actions(rows, self.plan.answer.options, key=key, listed_actions=self.config.listed_actions)
         return self.prompts.mean_field_prompt(
             self.event.topic, previous, lines, tally=tally, limits=prompt_limits(self.config)

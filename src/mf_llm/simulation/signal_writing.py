@@ -42,18 +42,22 @@ def write_signals(requests: Sequence[SignalRequest]) -> list[tuple[str | None, s
         return []
     prompts = [one.mean_field.prompt(one.step, one.rows, one.previous) for one in requests]
     first = requests[0].mean_field
+    # Rollouts that set out from one warm-up ask for the same signal with the same key: it is written once.
+    asked = [(_key(one), tuple(prompt)) for one, prompt in zip(requests, prompts, strict=True)]
+    places = {question: place for place, question in enumerate(dict.fromkeys(asked))}
     written = generate_keyed(
         first.backbone,
         None,
-        prompts,
-        [_key(one) for one in requests],
+        [list(prompt) for _, prompt in places],
+        [key for key, _ in places],
         generation_config=first.generation_config,
         end_ids=first.processor.frame("mean_field").end_ids,
         max_new_tokens=first.max_new_tokens,
         batch_tokens=first.config.batch_tokens,
     )
     signals: list[tuple[str | None, str | None]] = []
-    for one, prompt, generated in zip(requests, prompts, written, strict=True):
+    for one, prompt, question in zip(requests, prompts, asked, strict=True):
+        generated = written[places[question]]
         one.mean_field.prompt_tokens += len(prompt)
         one.mean_field.new_tokens += len(generated.ids)
         text = "" if generated.failure else first.processor.read_answer("mean_field", generated.ids)
@@ -63,4 +67,4 @@ def write_signals(requests: Sequence[SignalRequest]) -> list[tuple[str | None, s
 
 def _key(request: SignalRequest) -> int:
     mean_field = request.mean_field
-    return stream_key(mean_field.config.seed, mean_field.event.event_id, request.step.index, "signal")
+    return stream_key(mean_field.seed(request.step), mean_field.event.event_id, request.step.index, "signal")

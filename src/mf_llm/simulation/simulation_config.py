@@ -70,6 +70,9 @@ class SimulationConfig:
         wording: which words the prompts are made of (an index into `mf_llm.models.wordings.WORDINGS`). Models are
             trained with 0; others show how far a result depends on the words.
         seed: seed of the keyed randomness.
+        warm_up_seed: seed of the signals that are written in the warm-up; `seed` by default. With one for all seeds of
+            an ensemble its rollouts set out from one warm-up, which is written once, where they stand side by side:
+            cheaper, and the bands of a forecast then do not hold what other signals of the warm-up would have changed.
         option_orders: in how many orders the options are listed, against position bias: a keyed order and its reverse
             for 2, otherwise cyclic shifts. The people of a step take turns; a population's states are read in each.
         listed_actions: how many actions of a step the mean-field model reads (a keyed weighted sample if there are
@@ -110,6 +113,7 @@ class SimulationConfig:
     people: str = "actual"
     wording: int = 0
     seed: int = 0
+    warm_up_seed: int | None = None
     option_orders: int = 2
     listed_actions: int = 16
     writers: int | None = None
@@ -135,6 +139,8 @@ class SimulationConfig:
         check_types(self, ("anchored", "calibrated", "choice_temperature", "anchor_prior", "anchor_strength"))
         check_types(self, ("anchor_weights", "dimension", "seconds_per_step"))
         check_whole("seed", self.seed, minimum=0)
+        if self.warm_up_seed is not None:
+            check_whole("warm_up_seed", self.warm_up_seed, minimum=0)
         check_whole("wording", self.wording, minimum=0)
         check_shown_answers(self.shown_answers)
         if self.writers is not None:

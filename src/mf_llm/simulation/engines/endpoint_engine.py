@@ -130,24 +130,29 @@ class EndpointEngine:
         return [None] * len(parts)
 
     def write_signals(self, requests: Sequence[SignalRequest]) -> list[tuple[str | None, str | None]]:
-        """Asks for the signals of all events."""
+        """Asks for the signals of all events; what several ask alike (one warm-up of an ensemble) is asked once."""
         written: dict[int, tuple[str | None, str | None]] = {}
+        asked: dict[str, list[int]] = {}
+        questions = [one.mean_field.request(one.step, one.rows, one.previous) for one in requests]
+        for place, question in enumerate(questions):
+            asked.setdefault(question.key, []).append(place)
 
-        def take_in(place: int, mean_field: EndpointMeanField, answer: Answer) -> None:
-            written[place] = mean_field.take_in(answer)
+        def take_in(places: Sequence[int], answer: Answer) -> None:
+            for place in places:
+                written[place] = requests[place].mean_field.take_in(answer)
 
         self._ask(
             [one.mean_field.log for one in requests],
             (
                 Question(
-                    log=one.mean_field.log,
-                    step=one.step.index,
+                    log=requests[places[0]].mean_field.log,
+                    step=requests[places[0]].step.index,
                     turn=None,
                     purpose="signal",
-                    request=one.mean_field.request(one.step, one.rows, one.previous),
-                    take_in=partial(take_in, place, one.mean_field),
+                    request=questions[places[0]],
+                    take_in=partial(take_in, places),
                 )
-                for place, one in enumerate(requests)
+                for places in asked.values()
             ),
         )
         return [written[place] for place in range(len(requests))]

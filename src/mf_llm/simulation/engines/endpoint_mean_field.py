@@ -48,7 +48,7 @@ class EndpointMeanField(ToldStep):
             max_tokens=self.max_new_tokens + self.endpoint.reasoning_tokens,
             temperature=sampling["temperature"],
             top_p=sampling["top_p"],
-            seed=stream_key(self.config.seed, self.event.event_id, step.index, "signal") % 2**31,
+            seed=stream_key(self.seed(step), self.event.event_id, step.index, "signal") % 2**31,
             extra_body=dict(self.endpoint.extra_body or {}),
             second_chances=1,
         )
