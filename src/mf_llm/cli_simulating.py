@@ -51,7 +51,7 @@ def simulate(
         Anchor | None,
         typer.Option(
             help="Which shares are perturbed: the warm-up's, or what a regression fitted on training events makes of "
-            "them.  [default: carry]"
+            "them, of themselves or with topics and texts read, too (probe).  [default: carry]"
         ),
     ] = None,
     calibrated: Annotated[

@@ -72,7 +72,7 @@ def test_broken_event_files_give_one_line_and_exit_code_2(run, tmp_path, broken,
 
 
 def test_an_anchor_that_cannot_be_learned_is_said(run):
-    code, out, _ = run("simulate", "bridge-closure", "--anchored", "--anchor", "carry-regressed", "--dry-run")
+    code, out, _ = run("simulate", "bridge-closure", "--anchored", "--anchor", "probe", "--dry-run")
     assert code == 0 and out.startswith("bridge-closure: the anchor is carry: ")
     code, out, _ = run("simulate", "bridge-closure", "--anchored", "--anchor", "carry", "--dry-run")
     assert code == 0 and "the anchor is" not in out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from mf_llm.evaluation.protocol import Windows, plan_event
 from mf_llm.events.event import Event, Turn
@@ -19,6 +21,18 @@ def make_event(labels: str, event_id: str = "e", split: str | None = "test", **f
         for label, state in zip(labels, states, strict=True)
     )
     return Event(event_id=event_id, topic="t", turns=turns, dimensions={"stance": CATEGORIES}, split=split, **fields)
+
+
+TOLD = {"b": "This is false, do not share it!", "c": "Great show tonight, the audience loved it."}
+
+
+def told_event(label: str, number: int, split: str | None = "train", texts: bool = True) -> Event:
+    """A crowd of which the warm-up's labels do not tell where it goes, and its texts do."""
+    rng = random.Random(f"{split} {number}")
+    labels = "".join(rng.sample("aabbccab", 8))
+    event = make_event(labels + label * 16, f"{split}{number}", split)
+    noise = [f"{TOLD[label] if texts else 'Well.'} {rng.randrange(100)}" for _ in event.turns]
+    return replace(event, turns=tuple(replace(t, action=text) for t, text in zip(event.turns, noise, strict=True)))
 
 
 def make_survey(

@@ -1,11 +1,10 @@
 """`probe`: what it learns from texts, when it is `carry-regressed`, and when it is `carry`."""
 
-import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_events import CATEGORIES, make_event, make_survey
+from made_events import CATEGORIES, make_event, make_survey, told_event
 
 from mf_llm.evaluation import probe as probe_module
 from mf_llm.evaluation.forecasters import Carry, Training, all_forecasters, forecast
@@ -16,22 +15,12 @@ from mf_llm.evaluation.text_features import TextFeatures
 from mf_llm.models.tiny import save_tiny_backbone
 
 WINDOWS = Windows(8, 8)
-WORDS = {"b": "This is false, do not share it!", "c": "Great show tonight, the audience loved it."}
 
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probe")
     return TextFeatures(save_tiny_backbone(folder / "llama", "llama"), cache=folder / "cache")
-
-
-def told_event(label: str, number: int, split: str | None = "train", texts: bool = True):
-    """From the warm-up's labels nobody can tell where the crowd goes; from its texts anybody can."""
-    rng = random.Random(f"{split} {number}")
-    labels = "".join(rng.sample("aabbccab", 8))
-    event = make_event(labels + label * 16, f"{split}{number}", split)
-    noise = [f"{WORDS[label] if texts else 'Well.'} {rng.randrange(100)}" for _ in event.turns]
-    return replace(event, turns=tuple(replace(t, action=text) for t, text in zip(event.turns, noise, strict=True)))
 
 
 def known(texts: bool = True, n: int = 30) -> Training:

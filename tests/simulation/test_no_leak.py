@@ -122,8 +122,10 @@ def test_the_future_does_not_matter_for_any_method_of_the_benchmark(listed, meth
     model = model_of(FAMILY) if entry.kind == UNTUNED else adapted_model(FAMILY)
     processor, event = processor_of(FAMILY), event_for("count")
     settings = options | {"warm_up": WARM_UP, "max_new_tokens": 3, "signal_max_tokens": 5}
-    if options.get("anchor") == "carry-regressed":  # as training events would give them
-        settings["anchor_weights"] = {stance: [0.2 * k, -0.1, 0.3, 0.05] for k, stance in enumerate(STANCES)}
+    if options.get("anchor", "carry") != "carry":  # as training events would give them
+        read = [0.4] if options["anchor"] == "probe" else []
+        settings["anchor_weights"] = {stance: [0.2 * k, -0.1, 0.3, 0.05, *read] for k, stance in enumerate(STANCES)}
+        settings["anchor_features"] = {event.event_id: read}
     with every_input(model) as seen:
         found = run(model, processor, randomised(event, len(method), keep_slots=False), **settings)
     assert outcome(found) == outcome(run(model, processor, event, **settings))

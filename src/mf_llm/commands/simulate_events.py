@@ -103,7 +103,12 @@ def run_simulate(request: SimulateRequest) -> None:
         print(f"As {Path(model_name).name} was trained: {', '.join(f'{n} {_word(trained[n])}' for n in used)}.")
     for job in jobs:
         if request.options.get("anchor") not in (None, job.config.anchor):
-            print(f"{job.data_set}: the anchor is carry: the other needs 10 training events, and no survey.")
+            why = (
+                "no text helps"
+                if job.config.anchor != "carry"
+                else "the other needs 10 training events, and no survey"
+            )
+            print(f"{job.data_set}: the anchor is {job.config.anchor}: {why}.")
     print(_expected(request, model_name, jobs))
     if request.dry_run:
         return

@@ -23,7 +23,7 @@ from mf_llm.evaluation.regression import (
     log_carry,
     log_odds,
     mean_shares,
-    softmax,
+    regressed,
 )
 from mf_llm.evaluation.text_features import TextFeatures
 from mf_llm.events.event import Event
@@ -77,11 +77,13 @@ class Probe:
         fit = self.fit(training)
         if fit.weights is None:
             return Carry()(event, plan, training)
-        offsets = log_carry([plan], training)
-        inputs = log_odds(offsets)
-        if fit.components is not None:
-            inputs = np.concatenate([inputs, _scores(fit.components, self._read([plan]))], axis=1)
-        return softmax(offsets + inputs @ fit.weights)[0]
+        return regressed(log_carry([plan], training), fit.weights, self.text_inputs([plan], fit))[0]
+
+    def text_inputs(self, plans: Sequence[WindowPlan], fit: ProbeFit) -> Floats:
+        """The inputs `z` `[n, d]` of a fit: what is read of the topics and the warm-up texts of `plans`."""
+        if fit.components is None:
+            return np.empty((len(plans), 0))
+        return _scores(fit.components, self._read(plans))
 
     def fit(self, training: Training) -> ProbeFit:
         """What is learned from a data set, once."""

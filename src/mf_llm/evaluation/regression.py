@@ -48,17 +48,19 @@ def regression_weights(training: Training) -> Floats:
     return _fits[training]
 
 
-def regressed(offsets: Floats, weights: Floats) -> Floats:
-    """``softmax(log c + B x + b)``.
+def regressed(offsets: Floats, weights: Floats, features: Floats | None = None) -> Floats:
+    """``softmax(log c + B x + b)``, or with features ``softmax(log c + B x + b + C z)``.
 
     Args:
         offsets: log carry-forward shares `[n, K]`.
-        weights: `[K + 1, K]`, as of `regression_weights`.
+        weights: `[K + 1, K]`, as of `regression_weights`; with features `[K + 1 + d, K]`.
+        features: `z`, `[n, d]`.
 
     Returns:
         Shares `[n, K]`.
     """
-    return softmax(offsets + log_odds(offsets) @ weights)
+    inputs = log_odds(offsets) if features is None else np.concatenate([log_odds(offsets), features], axis=1)
+    return softmax(offsets + inputs @ weights)
 
 
 def _fit(training: Training) -> Floats:

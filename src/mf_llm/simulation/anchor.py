@@ -13,7 +13,7 @@ from mf_llm.simulation.steps import Plan
 
 
 def frozen_anchor(event: Event, plan: Plan, config: SimulationConfig) -> np.ndarray:
-    """The anchor of an anchored readout: carry-forward shares, or what a regression on them forecasts.
+    """The anchor of an anchored readout: carry-forward shares, or what a fitted forecaster makes of them.
 
     Args:
         event: the event; nothing after its warm-up is looked at.
@@ -24,7 +24,8 @@ def frozen_anchor(event: Event, plan: Plan, config: SimulationConfig) -> np.ndar
         ``[K]`` shares.
 
     Raises:
-        InputError: prior or weights of the configuration are not of the event's categories.
+        InputError: prior or weights of the configuration are not of the event's categories, or the features that its
+            anchor needs are not there.
     """
     options = plan.answer.options
     prior = np.full(len(options), 1.0 / len(options))
@@ -39,22 +40,37 @@ def frozen_anchor(event: Event, plan: Plan, config: SimulationConfig) -> np.ndar
     carry = carry_forward(event, plan, prior, config.anchor_strength)
     if config.anchor == "carry":
         return carry
-    return _regressed(carry, options, config)
+    return _regressed(carry, options, config, _features(event, config))
 
 
-def _regressed(carry: np.ndarray, options: Sequence[str], config: SimulationConfig) -> np.ndarray:
+def _features(event: Event, config: SimulationConfig) -> Sequence[float]:
+    if config.anchor != "probe":
+        return ()
+    known = config.anchor_features or {}
+    if event.event_id not in known:
+        raise InputError(
+            f"`anchor_features` must hold event {event.event_id!r}, got none of it; what probe makes of its texts is "
+            "not known; let `protocol_config` read them."
+        )
+    return known[event.event_id]
+
+
+def _regressed(
+    carry: np.ndarray, options: Sequence[str], config: SimulationConfig, features: Sequence[float]
+) -> np.ndarray:
     from mf_llm.evaluation.distributions import clamp
     from mf_llm.evaluation.regression import regressed
 
     weights = config.anchor_weights
-    size = len(options) + 1
+    size = len(options) + 1 + len(features)
     if weights is None or set(weights) != set(options) or any(len(row) != size for row in weights.values()):
         raise InputError(
             f"`anchor_weights` must have {size} numbers for each of {list(options)}, got "
-            f"{None if weights is None else dict(weights)}; what carry-regressed makes of the warm-up is not known; "
+            f"{None if weights is None else dict(weights)}; what {config.anchor} makes of the warm-up is not known; "
             "let `protocol_config` fit them on training events."
         )
-    return regressed(np.log(clamp(carry[None])), np.array([weights[option] for option in options]).T)[0]
+    by_option = np.array([weights[option] for option in options]).T
+    return regressed(np.log(clamp(carry[None])), by_option, np.asarray(features, dtype=np.float64)[None])[0]
 
 
 def carry_forward(event: Event, plan: Plan, prior: np.ndarray, strength: float) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ class EventRun:
         past: Sequence[FinishedStep] = (),
     ) -> None:
         config = engine.fitted(config)
+        if config.anchor_features is not None:  # those of other events are nothing to this rollout
+            own = {key: row for key, row in config.anchor_features.items() if key == event.event_id}
+            config = replace(config, anchor_features=own)
         self.course = Course(event, config, plan, interventions)
         event_hash, event, plan = event.content_hash(), self.course.event, self.course.plan
         self.event, self.config, self.plan, self.bar, self.folder = event, config, plan, bar, folder

@@ -15,7 +15,7 @@ READOUTS = ("sampled", "exact")
 ACTIONS = ("auto", "text", "choice", "label_text")
 STEPS = ("auto", "count", "time", "wave")
 PEOPLE = ("actual", "resampled")
-ANCHORS = ("carry", "carry-regressed")
+ANCHORS = ("carry", "carry-regressed", "probe")
 _SHORTEST_STEP = 0.001
 # More only fills the prompt: shares are then shown to half a percent.
 _MOST_ANSWERS = 200
@@ -35,8 +35,9 @@ class SimulationConfig:
         readout: "exact" (probabilities of all options) or "sampled" (the drawn action counts).
         anchored: perturb the carry-forward share of the warm-up by what fine-tuning changed, instead of reading the
             population from the language model alone. Without adapters this is exactly the carry-forward share.
-        anchor: what is perturbed: "carry", the carry-forward share, or "carry-regressed", what the forecaster of that
-            name says of it (`mf_llm.evaluation.regression`): how crowds left their warm-up in the training events.
+        anchor: what is perturbed: "carry", the carry-forward share, or what a forecaster that was fitted on training
+            events says of it: "carry-regressed" (`mf_llm.evaluation.regression`: how crowds left their warm-up there),
+            or "probe" (`mf_llm.evaluation.probe`), which reads the topic and the texts of the warm-up, too.
         calibrated: divide the likelihood of each option by its likelihood under a prompt without content (topic "N/A",
             nothing of the population, "a member of the public") and the same option order, before normalising
             (content-free calibration, Zhao et al. 2021, arXiv 2102.09690): against the options that a backbone likes
@@ -48,7 +49,10 @@ class SimulationConfig:
             default.
         anchor_strength: number of pseudo-actions `alpha` of the prior.
         anchor_weights: for "carry-regressed", category -> its K + 1 weights: of the log-odds of the categories'
-            carry-forward shares, in the order of the event's dimension, then a constant. `protocol_config` fits them.
+            carry-forward shares, in the order of the event's dimension, then a constant; for "probe" then one for each
+            text feature. `protocol_config` fits them.
+        anchor_features: for "probe", event id -> what was read of its topic and of the texts of its warm-up, d numbers
+            (`protocol_config` reads them). A rollout keeps those of its event.
         action: what an action is: "choice", "label_text" (a label, then text), "text", or "auto": "text" without a
             dimension, "choice" if nobody in the warm-up wrote anything, else "label_text".
         dimension: the dimension that is read; the event's first by default.
@@ -102,6 +106,7 @@ class SimulationConfig:
     anchor_prior: Mapping[str, float] | None = None
     anchor_strength: float = 10.0
     anchor_weights: Mapping[str, Sequence[float]] | None = None
+    anchor_features: Mapping[str, Sequence[float]] | None = None
     action: str = "auto"
     dimension: str | None = None
     steps: str = "auto"
@@ -137,7 +142,7 @@ class SimulationConfig:
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), minimum=1)
         check_types(self, ("anchored", "calibrated", "choice_temperature", "anchor_prior", "anchor_strength"))
-        check_types(self, ("anchor_weights", "dimension", "seconds_per_step"))
+        check_types(self, ("anchor_weights", "anchor_features", "dimension", "seconds_per_step"))
         check_whole("seed", self.seed, minimum=0)
         if self.warm_up_seed is not None:
             check_whole("warm_up_seed", self.warm_up_seed, minimum=0)
@@ -184,8 +189,9 @@ class SimulationConfig:
         record = asdict(self)
         if self.anchor_prior is not None:
             record["anchor_prior"] = dict(self.anchor_prior)
-        if self.anchor_weights is not None:
-            record["anchor_weights"] = {name: list(row) for name, row in self.anchor_weights.items()}
+        for name in ("anchor_weights", "anchor_features"):
+            if record[name] is not None:
+                record[name] = {key: list(row) for key, row in getattr(self, name).items()}
         return record
 
     def changes(self) -> dict[str, Any]:
