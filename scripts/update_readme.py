@@ -23,7 +23,7 @@ RESULTS = ROOT / "results"
 TRIED = ("tried", "failed", "left_out")
 # What README shows of results/two_cores; the others are what else was tried.
 COMPARED = {
-    *("uniform", "prior", "carry", "last", "carry-regressed", "trajectory"),
+    *("uniform", "prior", "carry", "last", "carry-regressed", "trajectory", "probe"),
     *("state+calibrated", "recent+calibrated", "popular+calibrated", "sft", "sft-t20", "sft-as-anchored"),
     *("mf-tuned", "mf-statistics", "mf-no-signal", "anchored-zero", "sft+anchored", "mf-tuned+anchored"),
 }
