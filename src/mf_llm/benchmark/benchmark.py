@@ -22,6 +22,7 @@ from mf_llm.evaluation.protocol import Windows
 from mf_llm.evaluation.protocol_config import protocol_config
 from mf_llm.events import Event
 from mf_llm.models.default_backbone import DEFAULT_BACKBONE
+from mf_llm.simulation.simulation_config import SimulationConfig
 
 SPLIT = "test"
 
@@ -98,7 +99,7 @@ class Benchmark:
         return [self.job_of(method, seed, name) for name in names]
 
     def job_of(self, method: MethodEntry, seed: int, data_set: str) -> Job:
-        """The job of one method, training seed and data set; made once, since its hashes and its anchor take time."""
+        """The job of one method, training seed and data set; made once, since its hashes take time."""
         key = (method.name, seed, data_set)
         if key not in self._jobs:
             self._jobs[key] = self._job(method, seed, self.tasks[data_set])
@@ -106,6 +107,10 @@ class Benchmark:
 
     @cached_property
     def _jobs(self) -> dict[tuple[str, int, str], Job]:
+        return {}
+
+    @cached_property
+    def _configs(self) -> dict[tuple[str, str], SimulationConfig]:
         return {}
 
     @cached_property
@@ -170,14 +175,20 @@ class Benchmark:
         return Path(self.base).name if Path(self.base).is_dir() else self.base
 
     def _job(self, method: MethodEntry, seed: int, task: JudgingTask) -> Job:
-        options = {**self.method_list.options_of(method, task.data_set), **self.options}
-        options["seed"] = method.simulation_seeds(seed)[0]
         return Job(
             method=method,
             seed=seed,
             task=task,
             base=self.base,
             checkpoint=method.checkpoint_of(seed, self.checkpoints),
-            config=protocol_config(self.event_sets[task.data_set], options),
+            config=replace(self._config_of(method, task.data_set), seed=method.simulation_seeds(seed)[0]),
             rollouts=self.rollouts,
         )
+
+    def _config_of(self, method: MethodEntry, data_set: str) -> SimulationConfig:
+        """How a method is simulated on a data set; made once for all training seeds, since its anchor takes time."""
+        key = (method.name, data_set)
+        if key not in self._configs:
+            options = {**self.method_list.options_of(method, data_set), **self.options}
+            self._configs[key] = protocol_config(self.event_sets[data_set], options)
+        return self._configs[key]

@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mf_llm.errors import InputError
 from mf_llm.evaluation.forecasters import Training
 from mf_llm.evaluation.protocol import MAX_LABELLED, WindowPlan, choose_windows, first_dimension, plan_event
@@ -63,26 +60,22 @@ def protocol_config(events: Sequence[Event], options: Mapping[str, Any]) -> Simu
 
 def _with_weights(config: SimulationConfig, events: Sequence[Event], training: Training) -> SimulationConfig:
     """The configuration with what its anchor learns from training events."""
-    features: dict[str, list[float]] | None = None
-    weights: NDArray[np.float64] | None = None
+    weights = regression_weights(training)
+    if not weights.any():
+        return replace(config, anchor="carry")
+    anchor, features = "carry-regressed", None
     if config.anchor == "probe":
         from mf_llm.evaluation.probe import Probe
 
         probe = Probe()
         fit = probe.fit(training)
-        if fit.n_components:
-            weights = fit.weights
+        if fit.weights is not None and fit.n_components:
+            anchor, weights = "probe", fit.weights
             plans = _warm_ups(config, events, training)
             read = probe.text_inputs(plans, fit).round(_DIGITS).tolist()
             features = dict(zip((plan.event.event_id for plan in plans), read, strict=True))
-        else:
-            config = replace(config, anchor="carry-regressed")
-    if weights is None:
-        weights = regression_weights(training)
-    if not weights.any():
-        return replace(config, anchor="carry")
     learned = dict(zip(training.categories, weights.T.tolist(), strict=True))
-    return replace(config, anchor_weights=learned, anchor_features=features)
+    return replace(config, anchor=anchor, anchor_weights=learned, anchor_features=features)
 
 
 def _warm_ups(config: SimulationConfig, events: Sequence[Event], training: Training) -> list[WindowPlan]:
