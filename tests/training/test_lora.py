@@ -79,7 +79,9 @@ def test_one_role_alone(family, role):
     assert (logits(model, other) == before[other]).all()  # tied weights, but not its adapters
 
 
-@pytest.mark.parametrize(("layers", "present"), [([1], {1}), ((0,), {0}), ([1, 0, 1], {0, 1}), (None, {0, 1})])
+@pytest.mark.parametrize(
+    ("layers", "present"), [([1], {1}), ((0,), {0}), ([1, 0, 1], {0, 1}), ("upper half", {1}), (None, {0, 1})]
+)
 @pytest.mark.parametrize("family", ["mistral", "gpt2"])
 def test_some_layers(family, layers, present):
     model = new_model(family)
@@ -141,7 +143,8 @@ def test_rank_scale_and_dropout_are_those_asked_for():
     [
         ({"roles": ("policy", "teacher")}, "`roles` must be some of policy, mean_field, got"),
         ({"roles": ()}, "`roles` must be some of policy, mean_field, got"),
-        ({"layers": [2]}, "`layers` must be indices of the 2 decoder layers of the policy backbone, got"),
+        ({"layers": [2]}, "`layers` must be indices of the 2 decoder layers of the policy backbone, or 'upper half'"),
+        ({"layers": "lower half"}, "`layers` must be indices of the 2 decoder layers"),
         ({"layers": [-1]}, "`layers` must be indices of the 2 decoder layers"),
         ({"layers": []}, "`layers` must be indices of the 2 decoder layers"),
     ],
