@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,22 @@ def test_fewer_training_seeds_than_the_protocol_asks_for_decide_nothing(place, m
     for before, after in zip(undecided, decided, strict=True):
         assert before["value"] == after["value"] and before["name"] == after["name"]
         assert before["note"].startswith(f"needs 3 training seeds, got {n_seeds}") == (after["holds"] is not None)
+
+
+def test_the_bars_are_about_shares_alone_where_nothing_written_was_compared(place):
+    table, name = table_of(place), "mf-statistics+anchored"
+    cells = {}
+    for label in table.data_sets:
+        cell = table.cells["mf-tuned+anchored", label]
+        cells[name, label] = replace(cell, scores=replace(cell.scores, method=name)) if cell.scores else cell
+    both = MethodTable(table.cells | cells, table.training, table.resampling)
+    assert find_bars(both) == find_bars(table)
+    others = {key: cell for key, cell in both.cells.items() if key[0] not in ("mf-tuned", "mf-tuned+anchored")}
+    found = find_bars(MethodTable(others, table.training, table.resampling))
+    assert list(found) == ["anchored"]
+    same = [bar | {"name": bar["name"].replace("mf-tuned", "mf-statistics")} for bar in find_bars(table)["anchored"]]
+    assert [bar["name"] for bar in found["anchored"]] == [bar["name"] for bar in same]
+    assert [bar["value"] for bar in found["anchored"]] == [bar["value"] for bar in same]
 
 
 def test_the_reference_bars_take_skill_the_worst_data_set_and_variety(place):

@@ -17,6 +17,7 @@ VARIETY = (0.8, 1.2)  # entropy of the simulated shares over that of the real on
 BASELINES = ("state", "recent", "popular")
 BLIND = ("mf-no-signal",)  # tuned as the tuned model is, shown nothing of the others
 ANCHORS = ("anchored-zero", "sft+anchored", "carry-regressed")
+TUNED = ("mf-tuned", "mf-statistics")  # whom the bars are about: the first that was compared
 SEEDS = 3  # training seeds that the protocol asks for
 
 
@@ -50,19 +51,25 @@ class Bar:
 def find_bars(table: MethodTable, overall: Mapping[str, Any] | None = None) -> dict[str, list[dict[str, Any]]]:
     """The bars whose tuned method was compared, as JSON objects; all open with fewer than `SEEDS` training seeds.
 
+    Where `mf-tuned` was not compared, they are about `mf-statistics`, whose mean field is the shares alone.
+
     Args:
         table: the methods.
         overall: of a comparison's summary: method -> its pooled skill ``S``.
     """
-    kinds: dict[str, tuple[str, Callable[[], list[Bar]]]] = {
-        "plain": ("mf-tuned", lambda: plain_bars(table)),
-        "anchored": ("mf-tuned+anchored", lambda: [*anchored_bars(table), *reference_bars(table, overall or {})]),
+    kinds: dict[str, tuple[str, Callable[[str], list[Bar]]]] = {
+        "plain": ("", lambda tuned: plain_bars(table, tuned)),
+        "anchored": (
+            "+anchored",
+            lambda tuned: [*anchored_bars(table, tuned), *reference_bars(table, overall or {}, tuned)],
+        ),
     }
-    return {
-        kind: [_decided(bar, table.n_seeds(method)).to_dict() for bar in bars()]
-        for kind, (method, bars) in kinds.items()
-        if method in table.methods
-    }
+    found = {}
+    for kind, (end, bars) in kinds.items():
+        tuned = next((name + end for name in TUNED if name + end in table.methods), None)
+        if tuned is not None:
+            found[kind] = [_decided(bar, table.n_seeds(tuned)).to_dict() for bar in bars(tuned)]
+    return found
 
 
 def _decided(bar: Bar, n_seeds: int) -> Bar:

@@ -120,8 +120,13 @@ class Probe:
 
     def _read(self, plans: Sequence[WindowPlan]) -> Floats:
         """Features `[n, F]` of the topics and the warm-up texts."""
+        from tqdm.auto import tqdm
+
         texts = [(plan.event.topic, [plan.event.turns[turn].action for turn in plan.warm_up]) for plan in plans]
-        return np.stack([self.features(topic, actions).ravel() for topic, actions in texts])
+        # Minutes of a core for a hundred events that were never read; disable=None: a bar on a terminal alone.
+        disable = None if len(texts) > 1 else True
+        bar = tqdm(texts, "topics and warm-up texts read", unit=" events", disable=disable, leave=False)
+        return np.stack([self.features(topic, actions).ravel() for topic, actions in bar])
 
 
 @dataclass(frozen=True, eq=False)
