@@ -9,9 +9,9 @@ from made_transitions import build, made_event, one
 from scipy.stats import entropy
 from small_events import FAMILIES, STANCES, adapted_model, model_of, processor_of, run, small_event
 
+from mf_llm.models.attention_windows import takes_trees
 from mf_llm.models.processing_mf_llm import PromptLimits
 from mf_llm.simulation.keyed_draws import permutation, stream_key
-from mf_llm.simulation.readout import sliding_window
 from mf_llm.training.data_collator import DataCollatorForIBTune
 from mf_llm.training.policy_scores import policy_loss, policy_scores, score_trees
 from mf_llm.training.prompt_trees import policy_tree, signal_tree
@@ -21,7 +21,7 @@ LIMITS = PromptLimits(max_prompt_tokens=600)
 
 
 def collator_for(model, processor):
-    shared = {role: sliding_window(model.backbone(role)) is None for role in ("policy", "mean_field")}
+    shared = {role: takes_trees(model.backbone(role)) for role in ("policy", "mean_field")}
     return DataCollatorForIBTune(processor, limits=LIMITS, shared=shared)
 
 

@@ -9,9 +9,9 @@ from made_transitions import build, made_event
 from scipy.stats import chisquare
 from small_events import model_of, new_model, processor_of
 
+from mf_llm.models.attention_windows import takes_trees
 from mf_llm.models.processing_mf_llm import PromptLimits
 from mf_llm.simulation.generation import Generated, answer_ends
-from mf_llm.simulation.readout import sliding_window
 from mf_llm.training import signal_sampler
 from mf_llm.training.data_collator import DataCollatorForIBTune
 from mf_llm.training.lora import add_adapters, lora_config
@@ -38,7 +38,7 @@ def tuned(family):
 
 
 def sampler_of(model, family, *, temperature=TEMPERATURE, max_new_tokens=5, seed=0, batch_tokens=4096):
-    shared = {role: sliding_window(model.backbone(role)) is None for role in ("policy", "mean_field")}
+    shared = {role: takes_trees(model.backbone(role)) for role in ("policy", "mean_field")}
     limits = PromptLimits(max_prompt_tokens=400)
     collator = DataCollatorForIBTune(processor_of(family), limits=limits, shared=shared)
     options = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}

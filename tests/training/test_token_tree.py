@@ -7,7 +7,7 @@ import torch
 from small_events import FAMILIES, model_of, new_model
 
 from mf_llm.errors import InputError
-from mf_llm.simulation.readout import sliding_window
+from mf_llm.models.attention_windows import sliding_window, takes_trees
 from mf_llm.training.token_tree import TokenTree, in_batches, pack_trees
 
 
@@ -49,7 +49,7 @@ def some_trees(seed=0):
 
 
 def is_shared(model):
-    return sliding_window(model.backbone("policy")) is None
+    return takes_trees(model.backbone("policy"))
 
 
 def row_by_row(model, tree, role="policy", temperature=1.0):
@@ -198,15 +198,40 @@ def test_both_ways_of_packing_are_the_same_without_a_window(shared):
     torch.testing.assert_close(found, padded(rows, found.shape[1]), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["gemma3", "mistral"])
-def test_a_tree_longer_than_a_sliding_window_needs_a_row_for_each_path(family):
-    """Why the trainer packs by window: in a shared row the branches in between use up the slots of the window."""
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("family", "window"), [("gemma3", 16), ("mistral", 32)])
+def test_a_tree_longer_than_a_sliding_window(family, window, shared):
+    """In a shared row a window counts positions: the branches in between take none of its room."""
     model = model_of(family)
-    tree = signal_like(random.Random(3), 50, (30, 30, 30))
+    assert takes_trees(model.backbone("policy")) and sliding_window(model.backbone("policy")) == window
+    trees = [signal_like(random.Random(3), 50, (30, 30, 30)), signal_like(random.Random(4), window - 2, (2, 9))]
+    with torch.no_grad():
+        rows = padded([row for tree in trees for row in row_by_row(model, tree)], 30)
+        torch.testing.assert_close(packed_log_probs(model, trees, shared)[1], rows, rtol=0, atol=2e-5)
+
+
+def test_without_the_window_a_long_tree_is_another(monkeypatch):
+    model, tree = model_of("mistral"), signal_like(random.Random(3), 50, (30, 30, 30))
     with torch.no_grad():
         rows = padded(row_by_row(model, tree), 30)
+        monkeypatch.setattr("mf_llm.models.attention_windows.sliding_window", lambda backbone: None)
         assert (packed_log_probs(model, [tree], True)[1] - rows).abs().max() > 1e-2
-        torch.testing.assert_close(packed_log_probs(model, [tree], False)[1], rows, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "takes"),
+    [
+        (None, True),
+        (["full_attention"], True),
+        (["sliding_attention", "full_attention"], True),
+        (["chunked_attention", "full_attention"], False),
+        (["linear_attention", "full_attention"], False),
+    ],
+)
+def test_layers_that_count_slots_or_carry_a_state_take_no_trees(monkeypatch, kinds, takes):
+    backbone = new_model("qwen3").backbone("policy")
+    monkeypatch.setattr(backbone.config, "layer_types", kinds)
+    assert takes_trees(backbone) == takes
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from mf_llm.models.attention_windows import attention_masks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,10 +23,10 @@ def role_logits(
     if input_ids is None:
         return None
     if attention_mask is not None and attention_mask.dim() == 4:
-        # What eager attention adds to its scores; the fused kernels take it as well.
-        hidden = torch.zeros(attention_mask.shape, dtype=backbone.dtype, device=attention_mask.device)
-        attention_mask = hidden.masked_fill_(~attention_mask, torch.finfo(backbone.dtype).min)
-    arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        masks: Any = attention_masks(backbone, attention_mask, position_ids)
+    else:
+        masks = attention_mask
+    arguments = {"input_ids": input_ids, "attention_mask": masks, "position_ids": position_ids}
     if places is None:
         return backbone(**arguments, use_cache=False).logits
     # Over a large vocabulary the logits of all tokens would cost more than the rest; a slice is all backbones offer.

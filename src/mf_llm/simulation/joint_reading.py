@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mf_llm.models.attention_windows import sliding_window
 from mf_llm.models.cache_argument import cache_argument
 from mf_llm.simulation import readout
 from mf_llm.simulation.memory_limits import in_halves
 from mf_llm.simulation.prefix_chunks import Parts, PrefixStems
-from mf_llm.simulation.readout import SharedPrefix, read_options, sliding_window, stacked_prefixes
+from mf_llm.simulation.readout import SharedPrefix, read_options, stacked_prefixes
 from mf_llm.simulation.row_batches import row_batches
 from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
 

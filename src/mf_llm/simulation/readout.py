@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mf_llm.models.attention_windows import sliding_window
 from mf_llm.models.cache_argument import cache_argument
 from mf_llm.simulation.memory_limits import enough_memory, in_halves
 from mf_llm.simulation.shared_attention import can_share, shared_cache, sharing
@@ -234,16 +235,6 @@ def option_orders(first: list[int], count: int) -> list[list[int]]:
     if count == 2:
         return [first, first[::-1]]
     return [first[i:] + first[:i] for i in range(min(count, len(first)))]
-
-
-def sliding_window(backbone: PreTrainedModel) -> int | None:
-    """The smallest sliding attention window among the layers, in tokens, or None."""
-    config = backbone.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    layers = getattr(config, "layer_types", None)
-    if layers is not None and not any("sliding" in kind or "chunked" in kind for kind in layers):
-        return None
-    return window if getattr(config, "use_sliding_window", True) else None
 
 
 def outgrows_window(backbone: PreTrainedModel, length: int) -> bool:

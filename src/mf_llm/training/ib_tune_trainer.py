@@ -15,8 +15,8 @@ from transformers import Trainer, get_scheduler, set_seed
 from mf_llm.errors import InputError
 from mf_llm.events import Event
 from mf_llm.models import MFLLMForSimulation, MFLLMProcessor
+from mf_llm.models.attention_windows import takes_trees
 from mf_llm.models.processing_mf_llm import PromptLimits
-from mf_llm.simulation.readout import sliding_window
 from mf_llm.training.batch_preparation import BatchPreparer, PreparedBatch, simulation_options
 from mf_llm.training.card_data import CardData
 from mf_llm.training.composite_checkpoints import CompositeCheckpoints
@@ -112,7 +112,7 @@ class IBTuneTrainer(CompositeCheckpoints, Trainer):
             max_texts=args.max_texts,
             seed=args.seed,
             limits=PromptLimits(max_prompt_tokens=args.max_prompt_tokens),
-            shared={role: sliding_window(model.backbone(role)) is None for role in ("policy", "mean_field")},
+            shared={role: takes_trees(model.backbone(role)) for role in ("policy", "mean_field")},
         )
         self._sums: dict[str, list[tuple[float, int]]] = defaultdict(list)
         self._eval_sums: dict[str, list[tuple[float, int]]] = defaultdict(list)

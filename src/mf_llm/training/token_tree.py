@@ -127,8 +127,8 @@ def pack_trees(trees: Sequence[TokenTree], *, shared: bool = True) -> PackedTree
     Args:
         trees: at least one. Their scored nodes are numbered tree after tree, in the order they were added.
         shared: whole trees in a row, as many as fit beside the longest tree's row, none seeing another. False: one
-            path from root to leaf a row, with an ordinary causal mask, for backbones whose sliding attention window
-            counts slots of a row, not positions.
+            path from root to leaf a row, with an ordinary causal mask, for backbones that take no trees
+            (`mf_llm.models.attention_windows`).
     """
     starts = np.cumsum([0, *(len(tree.score_rows) for tree in trees)])
     parts = [
