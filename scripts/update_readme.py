@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_table
+from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_by_data_set, pairs_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -166,6 +166,11 @@ def two_cores_table(results: Path = RESULTS) -> str:
         bars_table(folder, all_bars=False),
     ]
     return "\n".join(parts)
+
+
+def data_sets_table(name: str, results: Path = RESULTS) -> str:
+    """A comparison over many data sets: the methods, and in each data set what sets them apart."""
+    return "\n".join([methods_table(results / name), pairs_by_data_set(results / name)])
 
 
 def tried_table(results: Path = RESULTS) -> str:
@@ -324,6 +329,8 @@ TABLES = {
     "untuned": rollouts_table,
     "packaged": partial(comparison_table, "packaged"),
     "two_cores": two_cores_table,
+    "nine_data_sets": partial(data_sets_table, "nine_data_sets"),
+    "nine_data_sets_gemma": partial(data_sets_table, "nine_data_sets_gemma"),
     "two_cores_tried": tried_table,
     "two_cores_validation": partial(comparison_table, "two_cores_validation"),
     "two_cores_validation_written": partial(comparison_table, "two_cores_validation_written"),
@@ -339,6 +346,8 @@ TABLES = {
 # Tables that stand in the README as soon as their results are there, and not before.
 LATER = (
     "two_cores",
+    "nine_data_sets",
+    "nine_data_sets_gemma",
     "interventions",
     "natural_experiments",
     "forecast",

@@ -14,7 +14,7 @@ from made_benchmark import TABLE, save_tuned, write_data
 from mf_llm.benchmark.bars import ANCHORS, BASELINES, SEEDS, anchored_bars, find_bars, plain_bars, reference_bars
 from mf_llm.benchmark.benchmark import Benchmark
 from mf_llm.benchmark.job import checkpoint_hashes
-from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_table
+from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_by_data_set, pairs_table
 from mf_llm.benchmark.method_list import load_method_list
 from mf_llm.benchmark.training_runs import load_training_table
 from mf_llm.commands.compare_methods import CompareRequest, run_compare
@@ -139,6 +139,12 @@ def test_the_results_are_those_of_the_models(place):
     assert "--methods all" in summary["command"]
     assert methods_table(results).count("\n") == 11
     assert pairs_table(results).splitlines()[2].startswith("| `mine` - `base` | ")
+    straight, turned = (
+        [[cell.strip() for cell in line[1:-1].split("|")] for line in table(results).splitlines()]
+        for table in (pairs_table, pairs_by_data_set)
+    )
+    del straight[1], turned[1]
+    assert turned == [list(column) for column in zip(*straight, strict=True)] and len(turned) == len(straight[0])
     assert "| open |" in bars_table(results)
 
 

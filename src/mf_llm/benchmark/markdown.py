@@ -53,6 +53,19 @@ def pairs_table(results: Path, chosen: Callable[[str, str], bool] = lambda a, b:
     return markdown(head, body)
 
 
+def pairs_by_data_set(results: Path, chosen: Callable[[str, str], bool] = lambda a, b: True) -> str:
+    """`pairs_table` on its side, for many data sets: one in a row, a pair of methods in a column."""
+    rows = [row for row in _read(results / "pairs.csv") if chosen(row["a"], row["b"])]
+    scopes = list(dict.fromkeys(row["dataset"] for row in rows))
+    pairs = list(dict.fromkeys((row["a"], row["b"]) for row in rows))
+    found = {(row["a"], row["b"], row["dataset"]): row for row in rows}
+    body = [
+        [_heading(scope), *(_score(found.get((a, b, scope)), "difference", bounds=True) for a, b in pairs)]
+        for scope in scopes
+    ]
+    return markdown(["difference of KL", *(f"`{a}` - `{b}`" for a, b in pairs)], body)
+
+
 def bars_table(results: Path, *, all_bars: bool = True) -> str:
     """The bars: what was wanted, what was found, whether it holds."""
     summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
