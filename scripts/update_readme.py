@@ -330,7 +330,7 @@ TABLES = {
     "packaged": partial(comparison_table, "packaged"),
     "two_cores": two_cores_table,
     "nine_data_sets": partial(data_sets_table, "nine_data_sets"),
-    "nine_data_sets_gemma": partial(data_sets_table, "nine_data_sets_gemma"),
+    "gemma": partial(data_sets_table, "gemma"),
     "two_cores_tried": tried_table,
     "two_cores_validation": partial(comparison_table, "two_cores_validation"),
     "two_cores_validation_written": partial(comparison_table, "two_cores_validation_written"),
@@ -347,7 +347,7 @@ TABLES = {
 LATER = (
     "two_cores",
     "nine_data_sets",
-    "nine_data_sets_gemma",
+    "gemma",
     "interventions",
     "natural_experiments",
     "forecast",
