@@ -460,21 +460,27 @@ def test_the_list_that_ships_is_whole():
 
 @pytest.mark.parametrize(
     ("methods", "table"),
-    [("benchmark", None), (EXAMPLES / "two_cores_methods.yaml", EXAMPLES / "two_cores_training.yaml")],
+    [
+        ("benchmark", None),
+        (EXAMPLES / "two_cores_methods.yaml", EXAMPLES / "two_cores_training.yaml"),
+        (EXAMPLES / "nine_data_sets_methods.yaml", EXAMPLES / "nine_data_sets_training.yaml"),
+        (EXAMPLES / "nine_data_sets_robustness.yaml", EXAMPLES / "nine_data_sets_training.yaml"),
+    ],
 )
 def test_every_checkpoint_of_a_list_is_made_by_its_training_table(methods, table):
     found, runs = load_method_list(methods), load_training_table(table)["runs"]
     tuned = {name: one for name, one in found.methods.items() if one.kind == "tuned" and "{seed}" in one.checkpoint}
     made = {Path(entry.checkpoint).name.removesuffix("-seed{seed}"): entry for entry in tuned.values()}
-    assert len(made) > 3 and set(made) <= set(runs)
+    assert len(made) > 1 and set(made) <= set(runs)
     for name, entry in made.items():
         anchored = [one.options.get("anchored", False) for one in tuned.values() if one.checkpoint == entry.checkpoint]
         assert runs[name].get("anchored", False) in anchored, name
 
 
-def test_the_list_of_variants_is_whole():
+@pytest.mark.parametrize("variants", ["robustness", EXAMPLES / "nine_data_sets_robustness.yaml"])
+def test_the_list_of_variants_is_whole(variants):
     """Each differs from its method in one thing, and is paired with it."""
-    found = load_method_list("robustness")
+    found = load_method_list(variants)
     for name, entry in found.methods.items():
         base, _, variant = name.partition(".")
         if variant:
