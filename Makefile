@@ -19,6 +19,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := src tests examples scripts setup.py
+# A worker for each core; more than four would need more memory than a laptop has.
+WORKERS := -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: help env demo notebook test trust quality docs style clean
 
@@ -47,10 +49,10 @@ notebook: $(INSTALLED)
 	@echo "The notebook with its results: runs/tutorial/tutorial.ipynb; the report: runs/tutorial/report.html"
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) tests
 
 trust: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m trust --trust results tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m trust --trust results tests
 
 quality: $(INSTALLED)
 	$(BIN)/ruff check --no-cache $(SOURCES)
