@@ -79,6 +79,7 @@ def compare(
     replay: Annotated[
         int | None, typer.Option(min=1, max=MOST, help="Repeat the long events up to this many actions (synthetic).")
     ] = None,
+    report: Annotated[bool, typer.Option(help="Write OUTPUT/report.html, too: a page without texts.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which rollouts are there, and stop.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the bootstrap.")] = 0,
     bootstrap: Annotated[
@@ -109,6 +110,7 @@ def compare(
             quick=quick,
             long_horizon=long_horizon,
             replay=replay,
+            report=report,
             dry_run=dry_run,
             seed=seed,
             **{name: value for name, value in given.items() if value is not None},

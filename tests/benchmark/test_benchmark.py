@@ -214,6 +214,32 @@ def test_real_texts_are_replayed_through_an_annotator(place, tmp_path):
         run(place, "replay-llm+sampled", output=tmp_path / "out", **changes)
 
 
+@pytest.mark.parametrize("special", [{}, {"limit": 1}])
+def test_the_results_are_a_page_too_and_it_shows_no_texts(place, tmp_path, capsys, special):
+    run(place, "carry,base", output=tmp_path / "out", report=True, simulate=False, **special)
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "base" in page and "data:image" in page and "word 1" not in page
+    told = capsys.readouterr().out
+    assert f"Report: {tmp_path / 'out/report.html'} (mf-llm report {tmp_path / 'out'} --events" in told
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (InputError("`page` must fit."), "no report: `page` must fit."),
+        (ModuleNotFoundError("gone", name="jinja2"), "no report: jinja2 is not installed: pip install 'mf-llm["),
+    ],
+)
+def test_results_stay_where_no_page_can_be_made(place, tmp_path, capsys, monkeypatch, error, why):
+    def broken(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("mf_llm.reporting.page.write_report", broken)
+    run(place, "carry", output=tmp_path / "out", report=True)
+    assert capsys.readouterr().err.startswith(why)
+    assert (tmp_path / "out/results.csv").is_file() and not (tmp_path / "out/report.html").exists()
+
+
 def test_a_quick_trial_is_a_small_part_of_the_same(place, tmp_path, capsys):
     more = "quick: {methods: [carry, base, mine], options: {signal_max_tokens: 2}, "
     more += "data_sets: {poll: {max_people_per_step: 3}}}"

@@ -58,7 +58,7 @@ def compare_words(folder: Path, *more: str) -> list[str]:
     """``mf-llm compare`` of two simulated methods and a forecaster on two data sets."""
     words = ["compare", str(folder / "data"), "--output", "{output}", "--methods", "all", "--limit", "2"]
     words += ["--method-list", str(folder / "methods.yaml"), "--model", str(folder / "base"), "--dtype", "float32"]
-    return [*words, "--bootstrap", "20", "--events-together", "2", *more]
+    return [*words, "--bootstrap", "20", "--events-together", "2", "--no-report", *more]
 
 
 def call(command: list[str], output: Path) -> int:

@@ -362,7 +362,7 @@ def words(place: Path, name: str, runs: Path) -> list[object]:
         "evaluate": ["evaluate", runs / "run", "--no-plots"],
         "forecast": ["forecast", runs / "run", "--data", threads, "--no-plots", "--bootstrap", "20", *to("forecast")],
         "intervene": ["intervene", runs / "run", "--plan", place / "plan.json", "--no-plots", *to("branches")],
-        "compare": ["compare", place / "data", "--methods", "all", "--limit", "1", *model, *compared],
+        "compare": ["compare", place / "data", "--methods", "all", "--limit", "1", "--no-report", *model, *compared],
         "report": ["report", runs / "compared", *to("report.html")],
     }[name]
 

@@ -55,6 +55,7 @@ class CompareRequest:
         quick: a trial of minutes: one event of each data set, two windows of it, few methods, one training seed.
         long_horizon: join the test blocks of each stream into one long event; other data sets are left out.
         replay: with `long_horizon`, repeat each long event up to this many actions.
+        report: write the results as a page, too, without texts (``OUTPUT/report.html``).
         dry_run: say what is there and what is missing, and stop.
         seed, n_bootstrap: of the bootstrap.
     """
@@ -78,6 +79,7 @@ class CompareRequest:
     quick: bool = False
     long_horizon: bool = False
     replay: int | None = None
+    report: bool = False
     dry_run: bool = False
     seed: int = 0
     n_bootstrap: int = N_BOOTSTRAP
@@ -148,6 +150,8 @@ def run_compare(request: CompareRequest) -> None:
         print(comparison.table(terminal_width()))
         _print_missing(comparison, problems)
         print(f"Results: {request.output / 'results.csv'} and {request.output / 'summary.json'}")
+        if request.report:
+            _write_report(request, benchmark)
 
 
 def _event_sets(request: CompareRequest) -> dict[str, list[Event]]:
@@ -264,6 +268,20 @@ def _print_missing(comparison: Comparison, problems: list[tuple[Job, str]]) -> N
     for entry in comparison.summary["missing"]:
         if entry["method"] not in known:
             print(f"missing: {entry['method']}, {entry['data_set']}: {entry['missing']}", file=sys.stderr)
+
+
+def _write_report(request: CompareRequest, benchmark: Benchmark) -> None:
+    """The page beside the results, or why there is none: they are saved, and stay."""
+    from mf_llm.reporting.page import write_report
+
+    try:
+        page = write_report(request.output, event_sets=benchmark.event_sets, rollouts=benchmark.rollouts, texts=False)
+    except InputError as error:
+        print(f"no report: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"no report: {error.name} is not installed: pip install 'mf-llm[eval,plot]'", file=sys.stderr)
+    else:
+        print(f"Report: {page} (mf-llm report {request.output} --events {request.events} shows texts, too)")
 
 
 def _command(request: CompareRequest) -> str:
