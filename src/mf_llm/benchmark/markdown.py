@@ -41,29 +41,27 @@ def pairs_table(results: Path, chosen: Callable[[str, str], bool] = lambda a, b:
         results: folder of a comparison.
         chosen: whether the difference of two methods is shown.
     """
-    rows = [row for row in _read(results / "pairs.csv") if chosen(row["a"], row["b"])]
-    scopes = list(dict.fromkeys(row["dataset"] for row in rows))
-    pairs = list(dict.fromkeys((row["a"], row["b"]) for row in rows))
-    found = {(row["a"], row["b"], row["dataset"]): row for row in rows}
-    head = ["difference of KL", *(_heading(scope) for scope in scopes)]
-    body = [
-        [f"`{a}` - `{b}`", *(_score(found.get((a, b, scope)), "difference", bounds=True) for scope in scopes)]
-        for a, b in pairs
-    ]
+    head, *body = _pairs(results, chosen)
     return markdown(head, body)
 
 
 def pairs_by_data_set(results: Path, chosen: Callable[[str, str], bool] = lambda a, b: True) -> str:
     """`pairs_table` on its side, for many data sets: one in a row, a pair of methods in a column."""
+    head, *body = zip(*_pairs(results, chosen), strict=True)
+    return markdown(head, body)
+
+
+def _pairs(results: Path, chosen: Callable[[str, str], bool]) -> list[list[str]]:
+    """The cells of `pairs_table`, its head first."""
     rows = [row for row in _read(results / "pairs.csv") if chosen(row["a"], row["b"])]
     scopes = list(dict.fromkeys(row["dataset"] for row in rows))
     pairs = list(dict.fromkeys((row["a"], row["b"]) for row in rows))
     found = {(row["a"], row["b"], row["dataset"]): row for row in rows}
     body = [
-        [_heading(scope), *(_score(found.get((a, b, scope)), "difference", bounds=True) for a, b in pairs)]
-        for scope in scopes
+        [f"`{a}` - `{b}`", *(_score(found.get((a, b, scope)), "difference", bounds=True) for scope in scopes)]
+        for a, b in pairs
     ]
-    return markdown(["difference of KL", *(f"`{a}` - `{b}`" for a, b in pairs)], body)
+    return [["difference of KL", *(_heading(scope) for scope in scopes)], *body]
 
 
 def bars_table(results: Path, *, all_bars: bool = True) -> str:

@@ -318,7 +318,7 @@ class MFLLMForSimulation(SimulatingMixin, TiedRolesMixin, PreTrainedModel):
         Args:
             policy_input_ids: ``[batch, tokens]``, or None to leave the policy out.
             policy_attention_mask: ``[batch, tokens]``, 1 for tokens and 0 for padding; or bool ``[batch, 1, tokens,
-                tokens]``, True where the token of the row sees that of the column. None means no padding.
+                tokens]``, True where a row's token sees a column's (in its window, if any). None means no padding.
             policy_position_ids: ``[batch, tokens]``; None counts the tokens from the left, padding included.
             mean_field_input_ids: as `policy_input_ids`; the batches of the roles need not have the same shape.
             mean_field_attention_mask: as `policy_attention_mask`.
