@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("scoringrules")
 
 import collect_results  # noqa: E402
+import readme_tables  # noqa: E402
 import update_readme  # noqa: E402
 
 from mf_llm import cli  # noqa: E402
@@ -100,7 +101,7 @@ def test_interventions(made, tmp_path, capsys):
         "mf-llm intervene RUN --plan PLAN",
     ]
     assert record["seeds"] == [0, 1] and len(record["data_hash"]) == 64 and record["versions"]["weights"]
-    lines = update_readme.interventions_table(tmp_path / "results").splitlines()
+    lines = readme_tables.interventions_table(tmp_path / "results").splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["news", "weather (placebo)"]
     assert "[" in lines[2]
     # Half a run is not collected.
@@ -125,7 +126,7 @@ def test_forecasts(made, tmp_path):
     assert record["simulated"]["validation"]["n_events"] == {"events": 6} and record["seeds"] == [0]
     summary = json.loads((tmp_path / "results/forecast/zero/forecast.json").read_text())
     assert len(summary["data_hash"]) == 64
-    lines = update_readme.forecast_table(tmp_path / "results").splitlines()
+    lines = readme_tables.forecast_table(tmp_path / "results").splitlines()
     cells = [cell.strip() for cell in lines[2].split("|")]
     methods = summary["data_sets"]["events"]["methods"]
     assert cells[1:4] == [
@@ -159,7 +160,7 @@ def test_natural_experiments(made, tmp_path):
         "--dtype float32 --shifts shifts.yaml"
     ]
     assert record["models"]["tiny-qwen2:plain"]["weights"]
-    lines = update_readme.natural_experiments_table(tmp_path / "results").splitlines()
+    lines = readme_tables.natural_experiments_table(tmp_path / "results").splitlines()
     assert [line.split("|")[3].strip() for line in lines[2:]] == ["without", "with", "-"]
 
 
@@ -177,7 +178,7 @@ def test_ensembles(made, tmp_path):
     assert example("benchmark_ensemble").main([*map(str, given), "--read-alone", "--warm-up-seed", "0"]) == 0
     alone = json.loads((tmp_path / "ensemble/ensemble.json").read_text())
     assert alone["shares_differ_by"] == 0 and not alone["read_together"] and "--read-alone" in alone["command"]
-    lines = update_readme.ensemble_table(tmp_path).splitlines()
+    lines = readme_tables.ensemble_table(tmp_path).splitlines()
     assert "| statistics, choice, one warm-up |" in lines[2]
     assert f"| {alone['ratio']:.1f} | {alone['tokens_ratio']:.1f} |" in lines[2]
 

@@ -14,7 +14,7 @@ from made_benchmark import TABLE, save_tuned, write_data
 from mf_llm.benchmark.bars import ANCHORS, BASELINES, SEEDS, anchored_bars, find_bars, plain_bars, reference_bars
 from mf_llm.benchmark.benchmark import Benchmark
 from mf_llm.benchmark.job import checkpoint_hashes
-from mf_llm.benchmark.markdown import bars_table, methods_table, pairs_by_data_set, pairs_table
+from mf_llm.benchmark.markdown import annotators_table, bars_table, methods_table, pairs_by_data_set, pairs_table
 from mf_llm.benchmark.method_list import load_method_list
 from mf_llm.benchmark.training_runs import load_training_table
 from mf_llm.commands.compare_methods import CompareRequest, run_compare
@@ -201,6 +201,12 @@ def test_real_texts_are_replayed_through_an_annotator(place, tmp_path):
     quality = json.loads((tmp_path / "out/annotators.json").read_text(encoding="utf-8"))
     [told] = quality["rows"]
     assert told["annotator"] == "llm" and told["n_texts"] == 4 * 8 and 0 <= told["macro_f1"]["value"] <= 1
+    table = annotators_table(tmp_path / "out").splitlines()
+    cells = table[2][2:-2].split(" | ")
+    assert len(table) == 3 and cells[:4] == ["llm", "threads", "32", str(told["n_failed"])]
+    assert cells[4].startswith(f"{told['macro_f1']['value']:.3f} [") and cells[7].startswith(
+        f"{float(row['kl']):.3f} ["
+    )
     [kept] = (tmp_path / "rollouts/replay-llm").glob("threads-*/annotations.json")
     assert "word" not in kept.read_text(encoding="utf-8")
     before = kept.stat().st_mtime_ns

@@ -9,6 +9,7 @@ from made_events import make_event
 
 from mf_llm import InputError
 from mf_llm.benchmark.long_horizon import ENDS, joined_blocks, replayed, stretches
+from mf_llm.benchmark.markdown import horizon_table
 from mf_llm.commands.compare_methods import CompareRequest, run_compare
 from mf_llm.evaluation.judged_event import JudgedEvent
 from mf_llm.evaluation.protocol import Windows, plan_event
@@ -111,6 +112,13 @@ def test_one_command_simulates_and_judges_the_whole_stream(tmp_path, capsys):
     tokens = [float(by_end[end]["prompt_tokens"]) for end in sorted(by_end)]
     assert max(tokens) < 1.2 * min(tokens)
     assert all(float(row["drift"]) == 0 for row in rows if row["method"] == "carry")
+    table = [line[2:-2].split(" | ") for line in horizon_table(tmp_path / "out").splitlines()]
+    assert table[0][:5] == ["data set", "method", "from 1", "from 65", "from 257"]
+    assert [line[:2] for line in table[2:]] == [["streams", name] for name in ("`carry`", "`base`", "people")]
+    base, people = table[3], table[4]
+    assert base[2] == f"{float(by_end[64]['kl']):.3f} ({float(by_end[64]['drift']):.3f})"
+    assert base[5] == f"{float(by_end[488]['dtw']):.3f}" and base[6] == f"{tokens[0]:,.0f} to {tokens[-1]:,.0f}"
+    assert people[3] == f"({float(by_end[256]['real_drift']):.3f})" and people[5:] == ["-", "-"]
     assert (tmp_path / "out/horizon.png").stat().st_size > 1000
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert "--long-horizon --replay 500" in summary["command"] and summary["data_sets"][0]["n_events"] == 1

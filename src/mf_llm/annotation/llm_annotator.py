@@ -95,6 +95,8 @@ class LLMAnnotator:
 
     def annotate(self, texts: Sequence[str], topic: str | Sequence[str], dimension: Dimension) -> Annotations:
         """Probabilities of the dimension's categories; texts without a word fail."""
+        from tqdm.auto import tqdm
+
         topics, failures = topics_of(topic, len(texts)), blank_failures(texts)
         prompt = _Prompt(self, dimension)
         groups: dict[tuple[int, str], list[int]] = {}
@@ -104,7 +106,9 @@ class LLMAnnotator:
         p = np.full((len(texts), len(dimension.ids)), np.nan)
         stems = PrefixStems(self.backbone)
         # Order by order: the definitions, which all its topics share, are then encoded once.
-        for order, one_topic in sorted(groups):
+        # Minutes of a core for many topics; disable=None: a bar on a terminal alone.
+        ordered = tqdm(sorted(groups), "topics read", disable=None if len(groups) > 1 else True, leave=False)
+        for order, one_topic in ordered:
             places = groups[order, one_topic]
             scores = prompt.read(stems, order, one_topic, [texts[place] for place in places])
             if self.calibrated:

@@ -16,7 +16,9 @@ _PANELS = (("kl", "KL of people to forecast (nats)"), ("drift", "drift from the 
 
 
 def plot_horizon(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """KL and drift by the number of actions since the warm-up, one line per method, mean over events and seeds.
+    """KL and drift in each stretch of the horizon: a row of panels per data set, a line per method.
+
+    A point is the mean over the events and training seeds that reach the stretch, which is named by its first action.
 
     Args:
         rows: of `horizon_rows`.
@@ -27,27 +29,32 @@ def plot_horizon(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """
     figure_class, context = matplotlib_parts()
     methods = list(dict.fromkeys(row["method"] for row in rows))
+    labels = list(dict.fromkeys(row["dataset"] for row in rows))
     with context(STYLE):
-        figure = figure_class(figsize=(7.0, 3.0), layout="constrained")
-        axes = figure.subplots(1, 2)
-        for axis, (column, label) in zip(axes, _PANELS, strict=True):
-            for number, method in enumerate(methods):
-                x, y = _line([row for row in rows if row["method"] == method], column)
-                style = _STYLES[number // len(COLOURS) % len(_STYLES)]
-                axis.plot(x, y, style, color=COLOURS[number % len(COLOURS)], marker="o", ms=3, lw=1.2, label=method)
-            if column == "drift":
-                x, y = _line(rows, "real_drift")
-                axis.plot(x, y, color=GREY, lw=2.5, alpha=0.5, label="people", zorder=0)
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(x, [f"{value:,}" for value in x])
-            axis.set(xlabel="actions after the warm-up", ylabel=label)
-            axis.set_ylim(bottom=0)
-        figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        figure = figure_class(figsize=(7.0, 2.4 * len(labels) + 0.6), layout="constrained")
+        axes = figure.subplots(len(labels), len(_PANELS), squeeze=False)
+        for line, label in zip(axes, labels, strict=True):
+            chosen = [row for row in rows if row["dataset"] == label]
+            starts = sorted({row["first_action"] for row in chosen})
+            for axis, (column, name) in zip(line, _PANELS, strict=True):
+                for number, method in enumerate(methods):
+                    found = _means([row for row in chosen if row["method"] == method], starts, column)
+                    style = _STYLES[number // len(COLOURS) % len(_STYLES)]
+                    axis.plot(
+                        found, style, color=COLOURS[number % len(COLOURS)], marker="o", ms=3, lw=1.2, label=method
+                    )
+                if column == "drift":
+                    people = _means(chosen, starts, "real_drift")
+                    axis.plot(people, color=GREY, lw=2.5, alpha=0.5, label="people", zorder=0)
+                axis.set_xticks(range(len(starts)), [f"{start:,}" for start in starts])
+                axis.set(xlabel="from this action after the warm-up", ylabel=name, title=label)
+                axis.set_ylim(bottom=0)
+        figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         write_figure(path, figure, dpi=200)
     return path
 
 
-def _line(rows: Sequence[Mapping[str, Any]], column: str) -> tuple[list[int], list[float]]:
-    """Ends of the stretches, and the mean of a column in each; events that end earlier count where they reach."""
-    ends = sorted({row["last_action"] for row in rows})
-    return ends, [float(np.mean([row[column] for row in rows if row["last_action"] == end])) for end in ends]
+def _means(rows: Sequence[Mapping[str, Any]], starts: Sequence[int], column: str) -> list[float]:
+    """The mean of a column in the stretches that begin at `starts`; nan where no row is."""
+    found = [[row[column] for row in rows if row["first_action"] == start] for start in starts]
+    return [float(np.mean(values)) if values else np.nan for values in found]

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from mf_llm.evaluation.method_table import ALL, COMPLETE, EVENTS
@@ -75,6 +76,52 @@ def bars_table(results: Path, *, all_bars: bool = True) -> str:
     return markdown(["bar", "wanted", "found [95 %]", "outcome"], body)
 
 
+def horizon_table(results: Path) -> str:
+    """What becomes of each method's forecasts far from the warm-up: KL, and drift beside that of people.
+
+    A column is a stretch of the horizon, named by its first action; cells are means over events and training seeds.
+
+    Args:
+        results: folder of a comparison over a long horizon.
+    """
+    rows = _read(results / "horizon.csv")
+    starts = sorted({int(row["first_action"]) for row in rows})
+    body = []
+    for label in dict.fromkeys(row["dataset"] for row in rows):
+        chosen = [row for row in rows if row["dataset"] == label]
+        of_method = {name: [row for row in chosen if row["method"] == name] for name in _names(chosen)}
+        for name, stretches in of_method.items():
+            cells = [_stretch(stretches, start, "{kl:.3f} ({drift:.3f})") for start in starts]
+            body.append([_heading(label), f"`{name}`", *cells, _whole_dtw(stretches), _prompts(stretches)])
+        # Of people every method's rows tell the same.
+        people = [_stretch(next(iter(of_method.values())), start, "({real_drift:.3f})") for start in starts]
+        body.append([_heading(label), "people", *people, "-", "-"])
+    head = ["data set", "method", *(f"from {start:,}" for start in starts), "DTW", "prompt tokens of a step"]
+    return markdown(head, body)
+
+
+def annotators_table(results: Path) -> str:
+    """How well annotators read what people wrote, and the KL that their reading alone costs.
+
+    Args:
+        results: folder of a comparison of `carry` and methods ``replay-*``.
+    """
+    record = json.loads((results / "annotators.json").read_text(encoding="utf-8"))
+    summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    kl = {
+        one["data_set"]: {name: found.get("kl") for name, found in one["methods"].items()}
+        for one in summary["data_sets"]
+    }
+    body = []
+    for row in record["rows"]:
+        scores = [_quality(row[name]) for name in ("macro_f1", "accuracy", "ece")]
+        found = kl[row["data_set"]]
+        costs = [_quality(found.get(name)) for name in (f"replay-{row['annotator']}", "carry")]
+        body.append([row["annotator"], row["data_set"], f"{row['n_texts']:,}", str(row["n_failed"]), *scores, *costs])
+    head = ["annotator", "data set", "texts", "failed", "macro-F1", "accuracy", "ECE", "KL of real texts", "`carry`"]
+    return markdown(head, body)
+
+
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; the first column is left-aligned, the others right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
@@ -115,3 +162,42 @@ def _outcome(bar: dict[str, Any]) -> str:
     if bar["holds"] is None:
         return "open"
     return "holds" if bar["holds"] else f"missed by {bar['missed_by']:.4f}"
+
+
+def _names(rows: Sequence[dict[str, str]]) -> list[str]:
+    return list(dict.fromkeys(row["method"] for row in rows))
+
+
+def _stretch(rows: Sequence[dict[str, str]], start: int, text: str) -> str:
+    """Means of one stretch, in the words of `text`."""
+    chosen = [row for row in rows if int(row["first_action"]) == start]
+    if not chosen:
+        return "-"
+    return text.format(**{name: mean(float(row[name]) for row in chosen) for name in ("kl", "drift", "real_drift")})
+
+
+def _whole_dtw(rows: Sequence[dict[str, str]]) -> str:
+    """DTW of whole trajectories, which the last stretch of each tells; mean over events and training seeds."""
+    whole = {(row["event"], row["training_seed"]): float(row["dtw"]) for row in rows}
+    return f"{mean(whole.values()):.3f}"
+
+
+def _prompts(rows: Sequence[dict[str, str]]) -> str:
+    """Mean prompt tokens of a step in the first stretch and in the last."""
+    told = [row for row in rows if row["prompt_tokens"]]
+    starts = [int(row["first_action"]) for row in told]
+    if not told:
+        return "-"
+    first, last = (
+        mean(float(row["prompt_tokens"]) for row in told if int(row["first_action"]) == start)
+        for start in (min(starts), max(starts))
+    )
+    return f"{first:,.0f} to {last:,.0f}"
+
+
+def _quality(found: dict[str, float | None] | None) -> str:
+    if found is None:
+        return "-"
+    low, high = found["low"], found["high"]
+    text = f"{found['value']:.3f}"
+    return text if low is None or high is None else f"{text} [{low:.3f}, {high:.3f}]"

@@ -71,6 +71,8 @@ class TextStates:
             texts: n texts.
             topics: the topic of each.
         """
+        from tqdm.auto import tqdm
+
         rows: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
         for place, (text, topic) in enumerate(zip(texts, topics, strict=True)):
             ids = self._encoder.encode_bounded(one_line(text), self.max_tokens)
@@ -78,7 +80,9 @@ class TextStates:
                 rows.setdefault((self._before(topic), tuple(ids)), []).append(place)
         states = np.full((len(texts), self.backbone.config.get_text_config().hidden_size), np.nan)
         ordered = sorted(rows, key=lambda row: (len(row[0]) + len(row[1]), row))
-        for batch in self._batches(ordered):
+        batches = self._batches(ordered)
+        # Thousands of texts take minutes of a core; disable=None: a bar on a terminal alone.
+        for batch in tqdm(batches, "texts read", disable=None if len(batches) > 8 else True, leave=False):
             for row, state in zip(batch, self._mean_states(batch), strict=True):
                 states[rows[row]] = state
         return states
