@@ -10,6 +10,7 @@ from pathlib import Path
 from mf_llm.benchmark.markdown import (
     annotators_table,
     bars_table,
+    bounded,
     horizon_table,
     markdown,
     methods_table,
@@ -287,7 +288,7 @@ def forecast_table(results: Path = RESULTS) -> str:
                         _number(methods[method]["crps"]["value"], 4) if "crps" in methods[method] else "-"
                         for method in (first["a"], first["b"], second["b"])
                     ),
-                    *(_bounded(pair["crps"]) for pair in (first, second)),
+                    *(bounded(pair["crps"], 4) for pair in (first, second)),
                     *(f"{found['covered'][level]['value']:.2f}" for level in ("0.8", "0.95")),
                     "-" if p_value is None else f"{p_value:.3f}",
                 ]
@@ -363,12 +364,6 @@ def _interval(row: dict[str, str], name: str) -> str:
 
 def _signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}"
-
-
-def _bounded(found: dict[str, float | None]) -> str:
-    low, high = found["low"], found["high"]
-    text = _number(found["value"], 4)
-    return f"{text} [{_number(low, 4)}, {_number(high, 4)}]" if low is not None and high is not None else text
 
 
 def _points(row: dict[str, str], name: str, low: str, high: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -70,7 +70,12 @@ def bars_table(results: Path, *, all_bars: bool = True) -> str:
     summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
     bars = [bar for kind in summary["bars"].values() for bar in kind if all_bars or bar["stated"]]
     body = [
-        [bar["name"] + ("" if bar["stated"] else " (stricter than asked)"), bar["wanted"], _value(bar), _outcome(bar)]
+        [
+            bar["name"] + ("" if bar["stated"] else " (stricter than asked)"),
+            bar["wanted"],
+            bounded(bar["value"], 4),
+            _outcome(bar),
+        ]
         for bar in bars
     ]
     return markdown(["bar", "wanted", "found [95 %]", "outcome"], body)
@@ -89,7 +94,10 @@ def horizon_table(results: Path) -> str:
     body = []
     for label in dict.fromkeys(row["dataset"] for row in rows):
         chosen = [row for row in rows if row["dataset"] == label]
-        of_method = {name: [row for row in chosen if row["method"] == name] for name in _names(chosen)}
+        of_method = {
+            name: [row for row in chosen if row["method"] == name]
+            for name in dict.fromkeys(row["method"] for row in chosen)
+        }
         for name, stretches in of_method.items():
             cells = [_stretch(stretches, start, "{kl:.3f} ({drift:.3f})") for start in starts]
             body.append([_heading(label), f"`{name}`", *cells, _whole_dtw(stretches), _prompts(stretches)])
@@ -114,9 +122,9 @@ def annotators_table(results: Path) -> str:
     }
     body = []
     for row in record["rows"]:
-        scores = [_quality(row[name]) for name in ("macro_f1", "accuracy", "ece")]
+        scores = [bounded(row[name]) for name in ("macro_f1", "accuracy", "ece")]
         found = kl[row["data_set"]]
-        costs = [_quality(found.get(name)) for name in (f"replay-{row['annotator']}", "carry")]
+        costs = [bounded(found.get(name)) for name in (f"replay-{row['annotator']}", "carry")]
         body.append([row["annotator"], row["data_set"], f"{row['n_texts']:,}", str(row["n_failed"]), *scores, *costs])
     head = ["annotator", "data set", "texts", "failed", "macro-F1", "accuracy", "ECE", "KL of real texts", "`carry`"]
     return markdown(head, body)
@@ -126,6 +134,20 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; the first column is left-aligned, the others right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def bounded(found: Mapping[str, float | None] | None, digits: int = 3) -> str:
+    """A value with its interval, where it has one; "-" where nothing was found.
+
+    Args:
+        found: an `Interval` as a JSON object.
+        digits: behind the point.
+    """
+    if found is None:
+        return "-"
+    low, high = found["low"], found["high"]
+    text = f"{found['value']:.{digits}f}"
+    return text if low is None or high is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _heading(scope: str) -> str:
@@ -149,23 +171,10 @@ def _score(row: dict[str, str] | None, name: str, *, bounds: bool) -> str:
     return f"{text} [{float(low):.{digits}f}, {float(high):.{digits}f}]" if bounds and low and high else text
 
 
-def _value(bar: dict[str, Any]) -> str:
-    value = bar["value"]
-    if value is None:
-        return "-"
-    if value["low"] is None:
-        return f"{value['value']:.4f}"
-    return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
-
-
 def _outcome(bar: dict[str, Any]) -> str:
     if bar["holds"] is None:
         return "open"
     return "holds" if bar["holds"] else f"missed by {bar['missed_by']:.4f}"
-
-
-def _names(rows: Sequence[dict[str, str]]) -> list[str]:
-    return list(dict.fromkeys(row["method"] for row in rows))
 
 
 def _stretch(rows: Sequence[dict[str, str]], start: int, text: str) -> str:
@@ -193,11 +202,3 @@ def _prompts(rows: Sequence[dict[str, str]]) -> str:
         for start in (min(starts), max(starts))
     )
     return f"{first:,.0f} to {last:,.0f}"
-
-
-def _quality(found: dict[str, float | None] | None) -> str:
-    if found is None:
-        return "-"
-    low, high = found["low"], found["high"]
-    text = f"{found['value']:.3f}"
-    return text if low is None or high is None else f"{text} [{low:.3f}, {high:.3f}]"
