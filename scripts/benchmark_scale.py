@@ -10,6 +10,7 @@ not measured again. Afterwards scale.csv holds what was asked for and what was f
     step        a step over 10,000,000 people against one over 10,000, both in 2,000 states         (minutes)
     million     ten steps of a million people in 200 states, with signals of 96 tokens              (minutes)
     growth      tokens and seconds of 1 to 1,000 steps, and of 10 to 2,000 states                   (minutes)
+    replay      peak memory of 1,000 to 40,000 actions of one replayed event                        (minutes)
     coarsening  the last wave of the packaged survey, all 1,000 people against at most 200 states   (minutes)
 """
 
@@ -34,7 +35,7 @@ from mf_llm.models.default_backbone import DEFAULT_BACKBONE
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = Path(__file__).resolve().with_name("scale_child.py")
-PARTS = ("start", "table", "step", "million", "growth", "coarsening")
+PARTS = ("start", "table", "step", "million", "growth", "replay", "coarsening")
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow")
 SIZES: dict[str, dict[str, Any]] = {
     "start": {"start_repeats": 3},
@@ -47,6 +48,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "growth_repeats": 3,
         "growth_model_states": [10, 50, 200, 500],
     },
+    "replay": {"replay_actions": [1000, 10_000, 40_000]},
     "coarsening": {"survey_every": 1},
 }
 SMALL: dict[str, dict[str, Any]] = {
@@ -60,6 +62,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "growth_repeats": 1,
         "growth_model_states": [10, 30],
     },
+    "replay": {"replay_actions": [200, 1000]},
     "coarsening": {"survey_every": 40},
 }
 COLUMNS = ("part", "measure", "value", "at_most")
@@ -126,6 +129,10 @@ def asked(part: str, output: Path) -> list[dict[str, Any]]:
         values = {"many people over few": (found["ratio"], 1.2)}
     elif part == "million":
         values = {"seconds": (found["seconds"], 300.0), "peak GiB": (found["peak_gib"], 3.0)}
+    elif part == "replay":
+        peaks = zip(found["actions"], found["peak_gib"], strict=True)
+        values = {f"peak GiB of {n:,} actions": (peak, None) for n, peak in peaks}
+        values["KiB of an action more"] = (found["kib_per_action"], None)
     elif part == "coarsening":
         values = {"states": (found["coarse_states"], 200), "KL": (found["kl"], 0.01)}
     else:

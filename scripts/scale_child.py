@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 
 from mf_llm import SimulationConfig, load_events
 from mf_llm.atomic_files import write_json
+from mf_llm.benchmark.long_horizon import replayed
 from mf_llm.events import Event
 from mf_llm.models.loading import load_model_and_processor
 from mf_llm.models.tiny import save_tiny_backbone
@@ -205,6 +207,28 @@ def _fits(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"late_over_early": flat, "states": lines}
 
 
+def replay(settings: Settings) -> dict[str, Any]:
+    """Peak memory of replays of one event, shorter and longer ones: what an action more costs is its row."""
+    [event] = load_events("bridge-closure")
+    # All alike, who are asked once: rows are what there are many of.
+    event = replace(event, turns=tuple(replace(turn, state={}) for turn in event.turns))
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = load_model_and_processor(save_tiny_backbone(folder, "llama"), dtype="float32", progress=False)
+
+    def simulated(n_actions: int) -> None:
+        config = SimulationConfig(
+            signal="statistics", action="choice", option_orders=1, agents_per_step=64, max_actions=n_actions
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            simulate(*tiny, replayed(event, n_actions), config, output=folder, progress=False)
+
+    sizes = settings["replay_actions"]
+    simulated(sizes[0])  # once for nothing: kernels are made and memory is touched
+    peaks = [peak_gib(partial(simulated, n)) for n in sizes]
+    each = None if peaks[0] is None else (peaks[-1] - peaks[0]) * 2**20 / (sizes[-1] - sizes[0])
+    return {"event": event.event_id, "actions": sizes, "peak_gib": peaks, "kib_per_action": each}
+
+
 def start(settings: Settings) -> dict[str, Any]:
     """Seconds from the command to the first output of the model, whose backbone is cached."""
     seconds = []
@@ -239,6 +263,7 @@ PARTS = {
     "step": step,
     "million": million,
     "growth": growth,
+    "replay": replay,
     "coarsening": coarsening,
 }
 

@@ -69,6 +69,14 @@ def test_cost_is_flat_in_history_and_linear_in_states(backbone):
     assert tokens["per_state"] > 5 and tokens["fixed"] > 0
 
 
+def test_memory_of_a_longer_replay_is_its_rows(backbone):
+    found = part("replay", backbone)
+    assert found["actions"] == [200, 1000] and len(found["peak_gib"]) == 2
+    if found["kib_per_action"] is not None:
+        # A prompt that grew with the past, or a cache that was kept, would cost hundreds.
+        assert found["kib_per_action"] < 100
+
+
 def test_the_survey_in_few_states(backbone):
     found = part("coarsening", backbone)
     assert found["states"] == 25 and found["coarse_states"] < 25 and 0 <= found["kl"] < 1
