@@ -75,7 +75,7 @@ def test_what_never_works_is_a_typed_failure_of_its_own_row():
         "page": Reply(body=b"<html>Welcome</html>"),
         "strange": Reply(body=b'{"choices": []}'),
         "list": Reply(body=b"[]"),
-        "slow": Reply(says("a"), wait=1.0),
+        "slow": Reply(says("a"), wait=30.0),
         "gone": Reply(drop=True),
         "garbage": Reply("I think it is a."),
         "cut": Reply('{"category": "a'),
@@ -88,7 +88,7 @@ def test_what_never_works_is_a_typed_failure_of_its_own_row():
     }
     texts = list(replies)
     with MisbehavingServer(lambda request, earlier: replies[text_of(request)]) as server:
-        annotator = annotator_of(server, retries=1, timeout=0.4, concurrency=4)
+        annotator = annotator_of(server, retries=1, timeout=3.0, concurrency=4)
         read = annotator.annotate(texts, "t", STANCE)
         counts = [sum(f"Text:\n{text}\n" in prompt for prompt in server.prompts) for text in texts]
     assert dict(zip(texts, read.failures, strict=True)) == {

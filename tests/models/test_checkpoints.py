@@ -1,5 +1,6 @@
 """Finding a checkpoint by name, and saying where it was looked for."""
 
+import socket
 import time
 
 import pytest
@@ -27,7 +28,14 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_hub(monkeypatch):
+    """Offline: nothing is waited for, no connection is tried."""
+
+    def refused(*args):
+        raise AssertionError("this needs no Hub")
+
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(time, "sleep", refused)
+    monkeypatch.setattr(socket.socket, "connect", refused)
     hub_files.hub_is_reachable.cache_clear()
     yield
     hub_files.hub_is_reachable.cache_clear()
@@ -62,9 +70,7 @@ def test_a_packaged_checkpoint(model, tmp_path, monkeypatch):
 
 def test_the_cache_serves_when_there_is_no_hub(model, cache, no_hub):
     put_into_cache(model, cache)
-    start = time.perf_counter()
     loaded = MFLLMForSimulation.from_pretrained("someone/crowd", cache_dir=cache)
-    assert time.perf_counter() - start < 5
     assert_same_logits(both_logits(loaded), both_logits(model))
     with pytest.raises(InputError, match="Hugging Face cache: not there"):
         MFLLMForSimulation.from_pretrained("someone/crowd", cache_dir=cache, revision="v2")
@@ -72,10 +78,8 @@ def test_the_cache_serves_when_there_is_no_hub(model, cache, no_hub):
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "nothing", "a/b/c", "nobody--x/y", "what is this?", "no/../where"])
 def test_an_unknown_name_fails_fast_and_lists_what_was_tried(name, cache, no_hub):
-    start = time.perf_counter()
     with pytest.raises(InputError) as error:
         MFLLMForSimulation.from_pretrained(name)
-    assert time.perf_counter() - start < 2
     for place in ("local folder", "packaged checkpoints", "Hugging Face cache", "the Hub"):
         assert place in str(error.value)
 

@@ -19,7 +19,6 @@ model.generation_config_of("policy").temperature = 0.33
 model.push_to_hub("tester/crowd", private=True)
 """
 PULL = """
-import time
 import torch
 from mf_llm import InputError, MFLLMForSimulation
 from mf_llm.models.tiny import tiny_backbone
@@ -35,14 +34,12 @@ for cls in (MFLLMForSimulation, AutoModel):
     assert model.generation_config_of("policy").temperature == 0.33
     assert model.config.tie_backbones is {tied}
 assert AutoConfig.from_pretrained("tester/crowd").model_type == "mf_llm"
-start = time.perf_counter()
 try:
     MFLLMForSimulation.from_pretrained("tester/nothing")
 except InputError as error:
     assert "no such repository" in str(error), error
 else:
     raise AssertionError("found what is not there")
-assert time.perf_counter() - start < 5
 """
 OFFLINE = """
 from mf_llm import MFLLMForSimulation
@@ -127,5 +124,8 @@ def test_a_pushed_checkpoint_loads_in_a_fresh_process(mean_field, hub, environme
     assert any(request.startswith("PUT /lfs/") for request in hub.requests)
     assert not list(tmp_path.rglob("*.safetensors"))
     run(PULL.format(mean_field=mean_field, tied=mean_field == "None"), environment)
-    run(OFFLINE, environment | {"HF_HUB_OFFLINE": "1"})
-    run(OFFLINE, environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    missing = [request for request in hub.requests if "tester/nothing" in request]
+    assert 1 <= len(missing) == len(set(missing)), missing  # what is not there is not asked for again and again
+    if mean_field == "None":  # what is cached is found in the same way whatever it holds
+        run(OFFLINE, environment | {"HF_HUB_OFFLINE": "1"})
+        run(OFFLINE, environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
