@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import importlib.util
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ pytest.importorskip("trl")
 
 from made_transitions import made_event
 
+from called_example import call_example
 from mf_llm.models.checkpoints import ADAPTER_WEIGHTS_FILE
 from mf_llm.models.tiny import save_tiny_backbone
 
@@ -183,30 +183,10 @@ def test_accelerate_launches_several_processes_that_agree(folder, finished):
 # -- in this process --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("train_ib_tune", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def call(example, folder, monkeypatch):
-    """Calls the example's `main` with some arguments; returns what it exits with, None at its end."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, arguments)])
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
-        try:
-            example.main()
-        except SystemExit as end:
-            return end.code
-        return None
-
-    return call
+def call(folder):
+    """Calls the example with some arguments; returns what it exits with, None at its end."""
+    return lambda *arguments: call_example(EXAMPLE, arguments, folder)
 
 
 def test_help_names_every_option_of_the_configuration(call, capsys):
