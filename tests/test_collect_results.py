@@ -1,6 +1,5 @@
 """What finished commands found comes into results/ with how it was made, and into tables; no word of anybody does."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+
+from loaded_script import loaded_script
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -44,10 +45,7 @@ def call(*args):
 
 
 def example(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_example", ROOT / f"examples/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded_script(ROOT / f"examples/{name}.py")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ pytest.importorskip("trl")
 
 from made_transitions import made_event
 
-from called_example import call_example
+from loaded_script import call_script
 from mf_llm.models.checkpoints import ADAPTER_WEIGHTS_FILE
 from mf_llm.models.tiny import save_tiny_backbone
 
@@ -186,7 +186,7 @@ def test_accelerate_launches_several_processes_that_agree(folder, finished):
 @pytest.fixture
 def call(folder):
     """Calls the example with some arguments; returns what it exits with, None at its end."""
-    return lambda *arguments: call_example(EXAMPLE, arguments, folder)
+    return lambda *arguments: call_script(EXAMPLE, arguments, folder)
 
 
 def test_help_names_every_option_of_the_configuration(call, capsys):

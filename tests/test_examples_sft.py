@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from called_example import call_example
+from loaded_script import call_script
 from mf_llm.models.checkpoints import ADAPTER_WEIGHTS_FILE
 from mf_llm.models.tiny import save_tiny_backbone
 from mf_llm.simulation import load_rollouts
@@ -69,7 +69,7 @@ def log_of(folder):
 
 
 def test_help_names_every_option_of_the_configuration(tmp_path, capsys):
-    assert call_example(EXAMPLE, ["--help"], tmp_path) == 0
+    assert call_script(EXAMPLE, ["--help"], tmp_path) == 0
     text = capsys.readouterr().out
     names = [line.split(":")[0] for line in CONFIG.read_text().splitlines() if line and line[0].isalpha()]
     assert len(names) > 15
@@ -127,6 +127,6 @@ def test_it_trains_resumes_and_is_simulated(backbone, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(backbone, tmp_path, changes, message):
-    end = call_example(EXAMPLE, ["--config", CONFIG, *options(backbone, tmp_path / "out", **changes)], tmp_path)
+    end = call_script(EXAMPLE, ["--config", CONFIG, *options(backbone, tmp_path / "out", **changes)], tmp_path)
     assert end.startswith("error: ") and message in end and "\n" not in end
     assert not (tmp_path / "out/config.json").exists()

@@ -1,7 +1,6 @@
 """A shift is forecast from before it, and judged by direction, size and coverage."""
 
 import csv
-import importlib.util
 import json
 import os
 from dataclasses import replace
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from made_events import CATEGORIES, make_rollout
 
+from loaded_script import loaded_script
 from mf_llm import Event, InputError, Turn
 from mf_llm.events import load_event_sets
 from mf_llm.forecasting.natural_experiments import judge_shift, shift_config
@@ -148,9 +148,7 @@ def test_the_shifts_of_the_package_are_in_the_data():
 
 
 def test_the_example_makes_table_and_figure(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("natural_experiments_example", EXAMPLE)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    example = loaded_script(EXAMPLE)
     data = tmp_path / "data"
     data.mkdir()
     (data / "stream.jsonl").write_text("\n".join(json.dumps(event.to_dict()) for event in EVENTS))

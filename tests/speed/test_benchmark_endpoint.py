@@ -1,7 +1,6 @@
 """The benchmark of the endpoint engine counts what it says it counts."""
 
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from loaded_script import loaded_script
+
 FILE = Path(__file__).parents[2] / "examples/benchmark_endpoint.py"
 SMALL = ["--concurrency", "4", "--latency", "0.02", "--people", "24", "--actions", "16", "--repeats", "1"]
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_endpoint", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded_script(FILE)
 
 
 def test_everybody_is_asked_and_never_too_many_at_once(benchmark, tmp_path):

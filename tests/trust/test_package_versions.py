@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -14,16 +13,15 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from loaded_script import loaded_script
+
 pytestmark = pytest.mark.trust("versions", "declared bounds of dependencies")
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("versions_script", ROOT / "scripts/test_versions.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded_script(ROOT / "scripts/test_versions.py")
 
 
 def declared() -> list[Requirement]:
